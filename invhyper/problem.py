@@ -1,0 +1,303 @@
+"""The two levels and what passes between them.
+
+    minimise over theta   F(theta) = C(x*(theta), theta),   where x*(theta) solves R(x, theta) = 0.
+
+`LowerLevel` defines x*, `Bilevel` adds the criterion C, and `Linearisation` is the seam between a lower level and its
+derivative: on the stratum where the solution lives, A dc + B dtheta = 0 and dx = P dc.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from invhyper import tree
+
+CONVERGED, ABOVE_TOLERANCE, NOT_FINITE = 0, 1, 2
+
+
+class NotConverged(RuntimeError):
+    """The lower level or the adjoint stopped short of its tolerance; the message says by how much and what to do."""
+
+
+class Solution(eqx.Module):
+    """A lower-level solution: `x` at full shape, the `error` reached (relative to the scale of R's terms), the `steps`
+    spent, `result` (a sentence; an integer code inside traced code) and `memo` (stratum, duals, factor: opaque, reused).
+    """
+
+    x: PyTree
+    error: Any = 0.0
+    steps: Any = 0
+    result: Any = CONVERGED
+    memo: Any = None
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The first-order system of a solution on its stratum: A dc + B dtheta = 0, dx = P dc.
+
+    `A` is a lineax operator (traced lower levels) or a NumPy/SciPy matrix (host ones); `P`, `P_transpose`, `B`,
+    `B_transpose` are functions. `solve(rhs, transpose)` is the lower level's own factor. `margin` is the relative
+    distance to the edge of the stratum and `margin_of` says what stands there. `data_transpose(z)` gives {field of the
+    lower level: D^T z} where A dc + D dfield = 0. `blocks` replaces `A` where the system is block-diagonal.
+    """
+
+    A: Any
+    P: Callable
+    P_transpose: Callable
+    B: Callable
+    B_transpose: Callable
+    solve: Callable | None = None
+    stratum: Any = None
+    margin: Any = float("inf")
+    margin_of: str = ""
+    degenerate: Callable | None = None
+    data_transpose: Callable | None = None
+    blocks: tuple = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a hypergradient can be trusted.
+
+    `lower_residual` and `adjoint_residual` are the relative residuals reached. `error_estimate` is the absolute
+    Euclidean error of the gradient in natural scale (None: not computed), `bound` a guaranteed one. `margin` is the
+    relative distance to the nearest kink; `kink` is true below 1e-8, where the slope is one-sided.
+    """
+
+    lower_residual: float
+    adjoint_residual: float
+    error_estimate: float | None = None
+    bound: float | None = None
+    margin: float = float("inf")
+    margin_of: str = ""
+    kink: bool = False
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """F(theta), its gradient (the tree of theta, natural scale), and what they rest on; `adjoint` warm-starts the next."""
+
+    value: float
+    gradient: PyTree
+    solution: Solution
+    adjoint: PyTree = field(repr=False)
+    certificate: Certificate
+
+
+class Iteration(eqx.Module):
+    """A process state_{t+1} = step(state_t, theta, t), x = output(state). `stationary` is False if the step depends on t."""
+
+    stationary: ClassVar[bool] = True
+
+    def init(self, theta: PyTree, start: Solution | None = None) -> PyTree:
+        """The state at t = 0, or the one that `start` suggests."""
+        raise NotImplementedError
+
+    def step(self, state: PyTree, theta: PyTree, t: Array) -> PyTree:
+        """One step."""
+        raise NotImplementedError
+
+    def output(self, state: PyTree) -> PyTree:
+        """The x that belongs to a state."""
+        raise NotImplementedError
+
+
+class LowerLevel(eqx.Module):
+    """One way of defining x*(theta). Subclasses give `solve` and either `residual` (then `linearise` follows by automatic
+    differentiation) or `linearise`.
+
+    Class attributes: `host` (True: NumPy/SciPy, never traced), `keys` (theta's keys; None: any tree), `tags` (lineax tags
+    of A), `data` (fields whose cotangents `layer` may ask of a host lower level), `loss` (the loss of `HeldOut` that
+    belongs to this model; None: squared).
+    """
+
+    host: ClassVar[bool] = False
+    keys: ClassVar[tuple[str, ...] | None] = None
+    tags: ClassVar[Any] = ()
+    data: ClassVar[tuple[str, ...]] = ()
+    loss: ClassVar[Callable | None] = None
+
+    def solve(self, theta: PyTree, *, start: Solution | None = None, tol: float = 1e-8, throw: bool = True) -> Solution:
+        """x*(theta) to the relative residual `tol`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no solve")
+
+    def residual(self, x: PyTree, theta: PyTree) -> PyTree:
+        """R(x, theta), zero at the solution."""
+        raise NotImplementedError(f"{type(self).__name__} defines no residual")
+
+    def objective(self, x: PyTree, theta: PyTree) -> Array:
+        """The function that x*(theta) minimises, exactly as the class docstring writes it."""
+        raise NotImplementedError(f"{type(self).__name__} minimises no objective: it is defined by its residual")
+
+    def linearise(self, solution: Solution, theta: PyTree) -> Linearisation:
+        """A, B and P at the solution; by default from automatic differentiation of `residual`, with P the identity."""
+        x = solution.x
+        _, along_x = jax.linearize(lambda x: self.residual(x, theta), x)
+        _, along_theta = jax.linearize(lambda theta: self.residual(x, theta), theta)
+        structure = jax.eval_shape(lambda: x)
+        back = jax.linear_transpose(along_theta, theta)
+        return Linearisation(
+            A=lx.FunctionLinearOperator(along_x, structure, self.tags),
+            P=lambda c: c,
+            P_transpose=lambda v: v,
+            B=along_theta,
+            B_transpose=lambda z: back(z)[0],
+        )
+
+    def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:
+        """Lower and upper bounds of theta, trees like theta."""
+        unbounded = jax.tree.map(lambda leaf: np.full(jnp.shape(leaf), np.inf), theta)
+        return jax.tree.map(np.negative, unbounded), unbounded
+
+    def iteration(self) -> Iteration:
+        """The process that solves this problem, for `Unrolled`; a TypeError with the reason where there is none."""
+        raise TypeError(f"Unrolled needs an Iteration (init, step); {type(self).__name__} has none. Use Implicit.")
+
+    def cold_start(self, theta: PyTree) -> Solution | None:
+        """The Solution that a solve without `start` begins from, so that cold and warm calls share one compiled program."""
+        return None
+
+    def check(self, theta: PyTree) -> PyTree:
+        """theta with array leaves, or a ValueError that names what is wrong: key, value, bound (values only if concrete)."""
+        return check_theta(self, theta)
+
+
+def check_theta(lower: LowerLevel, theta: PyTree) -> PyTree:
+    """Keys, types, finiteness and bounds of theta, checked before anything is solved."""
+    name = type(lower).__name__
+    if lower.keys is not None:
+        if not isinstance(theta, dict):
+            raise ValueError(f"theta is a {type(theta).__name__}; {name} wants a dict with the keys {_listed(lower.keys)}")
+        for key in theta:
+            if key not in lower.keys:
+                near = difflib.get_close_matches(str(key), lower.keys, n=1, cutoff=0.0)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"theta has an unknown key {key!r}: {hint}{name} wants {_listed(lower.keys)}")
+        missing = [key for key in lower.keys if key not in theta]
+        if missing:
+            raise ValueError(f"theta lacks {_listed(missing)}: {name} wants {_listed(lower.keys)}")
+    names = tree.paths(theta)
+    leaves, structure = jax.tree.flatten(theta)
+    checked = [_number(leaf, path) for leaf, path in zip(leaves, names, strict=True)]
+    theta = jax.tree.unflatten(structure, checked)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in checked):
+        return theta
+    floor, ceiling = lower.bounds(theta)
+    limits = zip(names, checked, jax.tree.leaves(floor), jax.tree.leaves(ceiling), strict=True)
+    for path, value, low, high in limits:
+        if not np.all(np.isfinite(value)):
+            raise ValueError(f"theta {path!r} = {_first(value, ~np.isfinite(value))} is not a finite number")
+        if np.any(value < low):
+            raise ValueError(f"theta {path!r} = {_first(value, value < low)} is below its bound {np.min(low):g} in {name}")
+        if np.any(value > high):
+            raise ValueError(f"theta {path!r} = {_first(value, value > high)} is above its bound {np.max(high):g} in {name}")
+    return theta
+
+
+def _listed(names) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _first(value, where) -> str:
+    value, where = np.atleast_1d(value), np.atleast_1d(where)
+    index = int(np.flatnonzero(where)[0])
+    place = f" (entry {index} of {value.size})" if value.size > 1 else ""
+    return f"{value.ravel()[index]:g}{place}"
+
+
+def _number(leaf, path):
+    if isinstance(leaf, jax.core.Tracer):
+        return leaf
+    try:
+        return np.asarray(leaf, dtype=np.result_type(np.asarray(leaf).dtype, np.float32) if _is32(leaf) else np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"theta {path!r} is {leaf!r}: a number or an array of numbers is wanted") from None
+
+
+def _is32(leaf) -> bool:
+    return getattr(leaf, "dtype", None) == np.float32
+
+
+def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
+    """The same solution with `result` said in words (host code says it itself)."""
+    if isinstance(solution.result, str):
+        return solution
+    code, error, steps = int(solution.result), float(solution.error), int(solution.steps)
+    name = type(lower).__name__
+    if code == CONVERGED:
+        said = f"{name} converged to {error:.1e} in {steps} steps"
+    elif code == NOT_FINITE:
+        said = f"{name} met NaN or infinity after {steps} steps: check the data, the start and theta, or scale the problem"
+    else:
+        said = f"{name} stopped at {error:.1e}, above tol {tol:.1e}, after {steps} steps: raise max_steps or loosen tol"
+    return Solution(solution.x, error, steps, said, solution.memo)
+
+
+class Bilevel(eqx.Module):
+    """F(theta) = C(x*(theta), theta): a lower level and a criterion.
+
+    `criterion(x, theta)` is a JAX function that returns a scalar. One with a method `bind(lower)` is told its lower level.
+
+    >>> import numpy as np, invhyper as ih
+    >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
+    >>> problem.value({"l2": 1.0})
+    0.25
+    """
+
+    lower: LowerLevel
+    criterion: Callable
+
+    def __init__(self, lower: LowerLevel, criterion: Callable):
+        if not isinstance(lower, LowerLevel):
+            raise TypeError(f"Bilevel wants a LowerLevel first; it was given {type(lower).__name__}")
+        if not callable(criterion):
+            raise TypeError(f"Bilevel wants a criterion(x, theta); it was given {type(criterion).__name__}")
+        self.lower = lower
+        self.criterion = criterion.bind(lower) if hasattr(criterion, "bind") else criterion
+
+    def value(self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None) -> float:
+        """F(theta) alone: one lower-level solve, no derivative."""
+        return self.solve_and_value(theta, tol, start)[1]
+
+    def solve_and_value(self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None) -> tuple[Solution, float]:
+        """The lower-level solution at theta, and F there."""
+        theta = self.lower.check(theta)
+        solution = solve(self.lower, theta, start=start, tol=tol)
+        return solution, float(_value(self.criterion, solution.x, theta))
+
+
+def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, tol=1e-8, throw: bool = True) -> Solution:
+    """`lower.solve` from the rim: compiled if the lower level is traced, its result a sentence, raised if `throw`."""
+    if lower.host:
+        solution = lower.solve(theta, start=start, tol=tol, throw=throw)
+    else:
+        solution = sentence(lower, _solve(lower, theta, restart(lower, theta, start), np.asarray(tol)), tol)
+    if throw and not float(solution.error) <= tol:
+        raise NotConverged(solution.result)
+    return solution
+
+
+def restart(lower: LowerLevel, theta: PyTree, start: Solution | None) -> Solution | None:
+    """`start` (or the cold start) with the fields that vary from call to call made constant: one program serves both."""
+    if start is None:
+        return lower.cold_start(theta)
+    return Solution(start.x, memo=start.memo)
+
+
+@eqx.filter_jit
+def _solve(lower, theta, start, tol):
+    return lower.solve(theta, start=start, tol=tol, throw=False)
+
+
+@eqx.filter_jit
+def _value(criterion, x, theta):
+    return criterion(x, theta)

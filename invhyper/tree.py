@@ -1,0 +1,53 @@
+"""Arithmetic on pytrees: dot product, norm, scaled sums, and flat vectors of theta."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """Euclidean inner product of two trees of the same structure."""
+    return sum((jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), 0.0)
+
+
+def norm(a: PyTree) -> Array:
+    """Euclidean norm of all leaves together; NumPy in gives NumPy out."""
+    leaves = jax.tree.leaves(a)
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):
+        return jnp.sqrt(sum(jnp.vdot(leaf, leaf).real for leaf in leaves))
+    return np.sqrt(sum(float(np.vdot(leaf, leaf).real) for leaf in leaves))
+
+
+def axpy(alpha, x: PyTree, y: PyTree) -> PyTree:
+    """alpha x + y, leaf by leaf."""
+    return jax.tree.map(lambda u, v: alpha * u + v, x, y)
+
+
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    """a - b, leaf by leaf."""
+    return jax.tree.map(lambda u, v: u - v, a, b)
+
+
+def scale(alpha, a: PyTree) -> PyTree:
+    """alpha a, leaf by leaf."""
+    return jax.tree.map(lambda u: alpha * u, a)
+
+
+def size(a: PyTree) -> int:
+    """Number of scalars in all leaves together."""
+    return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(a))
+
+
+def to_numpy(a: PyTree) -> PyTree:
+    """The same tree with float64 NumPy leaves (scalars become 0-d arrays)."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), a)
+
+
+def paths(a: PyTree) -> list[str]:
+    """Dotted names of the leaves, in the order of `jax.tree.leaves`.
+
+    >>> paths({"l1": 0.1, "sub": {"q": 2.0}})
+    ['l1', 'sub.q']
+    """
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(a)]
