@@ -1,1 +1,58 @@
+"""invhyper: inverse problems and calibrations that tune themselves by exact hypergradients.
 
+    minimise over theta   F(theta) = C(x*(theta), theta),   where x*(theta) solves the lower level
+"""
+
+import importlib
+import os
+
+import jax
+
+if "JAX_ENABLE_X64" not in os.environ:
+    jax.config.update("jax_enable_x64", True)
+
+# Where each public name lives. A name is imported when it is first used, so that cvxpy, diffrax, matplotlib and
+# scikit-learn cost nothing to those who do not use them.
+_HOME = {
+    "problem": "Bilevel Certificate Evaluation Iteration Linearisation LowerLevel NotConverged Solution solve",
+    "together": "FixedPoint Together",
+    "linear_solvers": "CG Direct GMRES Neumann",
+    "criteria.validation": "HeldOut KFold Truth log_loss squared",
+    "lower.smooth": "Smooth",
+    "lower.ridge": "Ridge",
+    "lower.logistic": "Logistic",
+    "lower.lasso": "BPDN ElasticNet Lasso from_sklearn to_sklearn weight_max",
+    "lower.convex": "Cone ConstrainedBPDN",
+    "lower.basis_pursuit": "BasisPursuit",
+    "hypergradient.implicit": "Implicit",
+    "hypergradient.unrolled": "Unrolled",
+    "hypergradient.layer": "layer",
+    "hypergradient.sensitivity": "sensitivity",
+    "parameters": "Parameters linear log log10 logit",
+    "report": "Report Step",
+    "search.bracket": "Bracket",
+    "search.lbfgsb": "LBFGSB",
+    "search.adam": "Adam",
+    "search.descent": "Descent",
+    "search.tune": "sweep tune value_and_gradient",
+    "search.table": "table",
+}
+_MODULES = ("certificate", "plots", "operators", "tree")
+_WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__version__ = "0.1.0"
+__all__ = [*sorted(_WHERE), *_MODULES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"invhyper.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'invhyper' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"invhyper.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

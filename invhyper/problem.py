@@ -46,7 +46,8 @@ class Linearisation:
     `A` is a lineax operator (traced lower levels) or a NumPy/SciPy matrix (host ones); `P`, `P_transpose`, `B`,
     `B_transpose` are functions. `solve(rhs, transpose)` is the lower level's own factor. `margin` is the relative
     distance to the edge of the stratum and `margin_of` says what stands there. `data_transpose(z)` gives {field of the
-    lower level: D^T z} where A dc + D dfield = 0. `blocks` replaces `A` where the system is block-diagonal.
+    lower level: D^T z} where A dc + D dfield = 0. `residual` is what is left of R at the solution, in the coordinates of
+    the stratum (host lower levels: it prices the error estimate). `blocks` replaces `A` where the system is block-diagonal.
     """
 
     A: Any
@@ -60,6 +61,7 @@ class Linearisation:
     margin_of: str = ""
     degenerate: Callable | None = None
     data_transpose: Callable | None = None
+    residual: Any = None
     blocks: tuple = ()
 
 
@@ -161,6 +163,10 @@ class LowerLevel(eqx.Module):
     def iteration(self) -> Iteration:
         """The process that solves this problem, for `Unrolled`; a TypeError with the reason where there is none."""
         raise TypeError(f"Unrolled needs an Iteration (init, step); {type(self).__name__} has none. Use Implicit.")
+
+    def shape(self, theta: PyTree) -> PyTree:
+        """Shape and dtype of x as a tree of `jax.ShapeDtypeStruct`; `layer` needs it of host lower levels."""
+        raise NotImplementedError(f"{type(self).__name__} defines no shape: layer needs it")
 
     def cold_start(self, theta: PyTree) -> Solution | None:
         """The Solution that a solve without `start` begins from, so that cold and warm calls share one compiled program."""

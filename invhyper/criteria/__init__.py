@@ -1,1 +1,1 @@
-
+"""Criteria: what the upper level minimises."""

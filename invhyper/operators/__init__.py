@@ -1,1 +1,3 @@
+"""Linear maps."""
 
+from invhyper.operators.sparse import Sparse as Sparse

@@ -1,0 +1,68 @@
+"""The adjoint system of a linearisation, A^T z = P^T grad_x C, and the criterion's gradients that enter it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from invhyper import linear_solvers, tree
+from invhyper.problem import Linearisation
+
+
+def solve_adjoint(linearisation: Linearisation, rhs, solver, start, tol, *, host: bool, transpose: bool = True):
+    """z with A^T z = rhs (A z = rhs if not `transpose`), block by block, and |A^T z - rhs| / |rhs| as reached."""
+    if linearisation.blocks:
+        starts = (None,) * len(linearisation.blocks) if start is None else start
+        parts = [
+            solve_adjoint(block, part, solver, guess, tol, host=host, transpose=transpose)
+            for block, part, guess in zip(linearisation.blocks, rhs, starts, strict=True)
+        ]
+        return tuple(z for z, _ in parts), _largest([residual for _, residual in parts], host)
+    if solver is None and linearisation.solve is not None:
+        z = linearisation.solve(rhs, transpose)
+    elif host and isinstance(rhs, np.ndarray):
+        matrix = linearisation.A.T if transpose else linearisation.A
+        guess = start if start is not None and np.shape(start) == rhs.shape else None
+        z = linear_solvers.solve_host(solver, matrix, rhs, guess, tol)
+    else:
+        operator = linearisation.A.T if transpose else linearisation.A
+        z = linear_solvers.solve_traced(solver, operator, rhs, start, tol)
+    image = apply_transpose(linearisation, z, host=host) if transpose else _apply(linearisation.A, z)
+    size = tree.norm(rhs)
+    defect = tree.norm(tree.subtract(image, rhs))
+    if host:
+        return z, float(defect / size) if size else 0.0
+    return z, jnp.where(size == 0, 0.0, defect / jnp.where(size == 0, 1.0, size))
+
+
+def apply_transpose(linearisation: Linearisation, z, *, host: bool):
+    """A^T z."""
+    if linearisation.blocks:
+        return tuple(apply_transpose(b, part, host=host) for b, part in zip(linearisation.blocks, z, strict=True))
+    return _apply(linearisation.A.T, z)
+
+
+def _apply(matrix, z):
+    return matrix.mv(z) if hasattr(matrix, "mv") else matrix @ z
+
+
+def _largest(residuals, host):
+    return max(residuals, default=0.0) if host else jnp.max(jnp.stack(residuals))
+
+
+def pull(criterion, x: PyTree, theta: PyTree):
+    """C, (grad_x C, grad_theta C)."""
+    value, pullback = jax.vjp(criterion, x, theta)
+    if jnp.shape(value) != ():
+        raise ValueError(f"the criterion returned shape {jnp.shape(value)}: a scalar is wanted")
+    return value, pullback(jnp.ones_like(value))
+
+
+_pull_compiled = eqx.filter_jit(pull)
+
+
+def value_and_pull(criterion, x: PyTree, theta: PyTree):
+    """C, (grad_x C, grad_theta C) at NumPy leaves, NumPy out."""
+    value, gradients = _pull_compiled(criterion, x, theta)
+    return float(value), jax.tree.map(np.asarray, gradients)

@@ -1,0 +1,147 @@
+"""x*(theta) as a custom_vjp: host lower levels behind a callback, traced ones compiled in."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from invhyper import tree
+from invhyper.hypergradient.adjoint import solve_adjoint
+from invhyper.problem import ABOVE_TOLERANCE, LowerLevel, NotConverged, Solution
+
+
+def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], PyTree]:
+    """The layer whose derivative is the adjoint on the stratum."""
+    arrays, static = eqx.partition(lower, _is_inexact)
+    static = jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, static)
+    forward, backward = (_host_forward, _host_backward) if lower.host else (_traced_forward, _traced_backward)
+
+    @jax.custom_vjp
+    def solve(arrays, theta):
+        return forward(static, arrays, theta, tol)
+
+    def solve_forward(arrays, theta):
+        wanted = _perturbed_fields(arrays)
+        arrays, theta = (jax.tree.map(lambda p: p.value, t, is_leaf=_is_primal) for t in (arrays, theta))
+        if lower.host:
+            _refuse(lower, wanted)
+        x = forward(static, arrays, theta, tol)
+        return x, (arrays, theta, x)
+
+    def solve_backward(kept, cotangent):
+        arrays, theta, x = kept
+        return backward(static, arrays, theta, x, cotangent, method, tol)
+
+    solve.defvjp(solve_forward, solve_backward, symbolic_zeros=True)
+
+    def x_of_theta(theta):
+        theta = jax.tree.map(jnp.asarray, lower.check(theta))
+        return solve(jax.tree.map(jnp.asarray, arrays), theta)
+
+    return x_of_theta
+
+
+def _is_inexact(leaf) -> bool:
+    return eqx.is_inexact_array_like(leaf) and isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _is_primal(leaf) -> bool:
+    return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
+
+
+def _perturbed_fields(arrays) -> set[str]:
+    """Names of the lower level's fields that the caller differentiates."""
+    found = jax.tree_util.tree_leaves_with_path(arrays, is_leaf=_is_primal)
+    return {_field(path) for path, leaf in found if leaf.perturbed}
+
+
+def _field(path) -> str:
+    return jax.tree_util.keystr(path[:1], simple=True)
+
+
+def _refuse(lower, wanted):
+    refused = sorted(wanted - set(lower.data))
+    if refused:
+        offered = ", ".join(repr(name) for name in lower.data) or "none"
+        raise TypeError(
+            f"{type(lower).__name__} gives no derivative in its field {refused[0]!r} (fields it can: {offered}): "
+            "stop_gradient it, or differentiate in theta alone"
+        )
+
+
+def _traced_forward(static, arrays, theta, tol):
+    lower = eqx.combine(arrays, static)
+    solution = lower.solve(theta, start=lower.cold_start(theta), tol=tol, throw=False)
+    name = type(lower).__name__
+    short = f"{name} stopped above tol {tol:.1e}: raise max_steps or loosen tol"
+    broken = f"{name} met NaN or infinity: check the data, the start and theta"
+    x = eqx.error_if(solution.x, solution.result == ABOVE_TOLERANCE, short)
+    return eqx.error_if(x, solution.result > ABOVE_TOLERANCE, broken)
+
+
+def _traced_backward(static, arrays, theta, x, cotangent, method, tol):
+    lower = eqx.combine(arrays, static)
+    linearisation = lower.linearise(Solution(x), theta)
+    rhs = linearisation.P_transpose(cotangent)
+    z, _ = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=False)
+    _, pull = jax.vjp(lambda arrays: eqx.combine(arrays, static).residual(x, theta), arrays)
+    of_arrays = pull(tree.scale(-1.0, linearisation.P(z)))[0]
+    return of_arrays, tree.scale(-1.0, linearisation.B_transpose(z))
+
+
+def _host_forward(static, arrays, theta, tol):
+    shapes = _output_shape(static, arrays, theta)
+
+    def solve(arrays, theta):
+        lower, theta = _rebuild(static, arrays, theta)
+        return jax.tree.map(lambda v, s: np.asarray(v, s.dtype), _solved(lower, theta, None, tol).x, shapes)
+
+    return jax.pure_callback(solve, shapes, arrays, theta, vmap_method="sequential")
+
+
+def _host_backward(static, arrays, theta, x, cotangent, method, tol):
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), (arrays, theta))
+
+    def adjoint(arrays, theta, x, cotangent):
+        lower, theta = _rebuild(static, arrays, theta)
+        solution = _solved(lower, theta, Solution(jax.tree.map(np.asarray, x)), tol)
+        linearisation = lower.linearise(solution, theta)
+        rhs = linearisation.P_transpose(jax.tree.map(np.asarray, cotangent))
+        z, _ = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=True)
+        of_data = {} if linearisation.data_transpose is None else linearisation.data_transpose(z)
+        return _place(arrays, of_data), tree.scale(-1.0, linearisation.B_transpose(z))
+
+    def callback(*arguments):
+        return jax.tree.map(lambda v, s: np.asarray(v, s.dtype), adjoint(*arguments), shapes)
+
+    return jax.pure_callback(callback, shapes, arrays, theta, x, cotangent, vmap_method="sequential")
+
+
+def _place(arrays, of_data):
+    """-D^T z in the fields that were given, zeros in the others (which were refused at the door if anyone asked)."""
+
+    def cotangent(path, leaf):
+        given = of_data.get(_field(path))
+        return np.zeros(np.shape(leaf)) if given is None else -np.asarray(given)
+
+    return jax.tree_util.tree_map_with_path(cotangent, arrays)
+
+
+def _rebuild(static, arrays, theta):
+    lower = eqx.combine(jax.tree.map(np.asarray, arrays), static)
+    return lower, lower.check(jax.tree.map(np.asarray, theta))
+
+
+def _solved(lower, theta, start, tol):
+    solution = lower.solve(theta, start=start, tol=tol, throw=True)
+    if not float(solution.error) <= tol:
+        raise NotConverged(solution.result)
+    return solution
+
+
+def _output_shape(static, arrays, theta):
+    lower = eqx.combine(arrays, static)
+    return lower.shape(theta)

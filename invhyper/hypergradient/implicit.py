@@ -1,0 +1,206 @@
+"""The implicit hypergradient: one adjoint solve on the stratum of the solution.
+
+    A^T z = P^T grad_x C,      grad F = grad_theta C - B^T z.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from invhyper import linear_solvers, tree
+from invhyper.hypergradient.adjoint import apply_transpose, pull, solve_adjoint, value_and_pull
+from invhyper.hypergradient.callback import implicit_layer
+from invhyper.problem import Bilevel, Certificate, Evaluation, LowerLevel, NotConverged, Solution, restart, sentence
+
+KINK = 1e-8
+
+
+class Implicit(eqx.Module):
+    """The hypergradient by the implicit function theorem, exact at an exact solution.
+
+        grad F(theta) = grad_theta C - B^T z,   A^T z = P^T grad_x C,
+
+    with A, B, P from `lower.linearise`: the derivative is taken on the stratum where the solution lives.
+
+    **Arguments**: `linear_solver`: `Direct()`, `CG()`, `GMRES()`, `Neumann(terms)` or a lineax solver; None takes the
+    lower level's own factor, else a choice from the structure of A. `estimate`: True adds an error estimate by a single
+    Newton step (one more linear solve and one more adjoint; where the lower level keeps a factor the estimate is free
+    and always there).
+
+    **Calling** `Implicit()(problem, theta, warm=None, tol=1e-8, throw=True)` returns an `Evaluation`; `warm` is an earlier
+    one. Raises ValueError for a bad theta, `NotConverged` if the lower level or the adjoint misses `tol`.
+
+    >>> import numpy as np, invhyper as ih
+    >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
+    >>> evaluation = ih.Implicit()(problem, {"l2": 1.0})
+    >>> round(float(evaluation.gradient["l2"]), 12)
+    0.25
+
+    Bengio (2000), doi:10.1162/089976600300015187; on strata: Bertrand et al. (2022), jmlr.org/papers/v23/21-0486.
+    """
+
+    linear_solver: Any = None
+    estimate: bool = False
+
+    def __call__(
+        self,
+        problem: Bilevel,
+        theta: PyTree,
+        *,
+        warm: Evaluation | None = None,
+        tol: float = 1e-8,
+        throw: bool = True,
+    ) -> Evaluation:
+        theta = problem.lower.check(theta)
+        compute = self._on_host if problem.lower.host else self._compiled
+        evaluation, adjoint_tol = compute(problem, theta, warm, tol, throw)
+        if throw:
+            _raise_if_bad(evaluation, theta, tol, adjoint_tol)
+        return evaluation
+
+    def _compiled(self, problem, theta, warm, tol, throw):
+        lower = problem.lower
+        start = restart(lower, theta, None if warm is None else warm.solution)
+        adjoint = None if warm is None else warm.adjoint
+        if adjoint is None:
+            adjoint = _zero_adjoint(lower, theta, start)
+        solution, value, gradient, adjoint, residual, margin, error = _evaluate(
+            self, problem, theta, start, adjoint, np.asarray(tol)
+        )
+        solution = sentence(lower, solution, tol)
+        error = None if error is None else float(error)
+        certificate = certify(solution, float(residual), float(margin), "", error)
+        gradient = tree.to_numpy(gradient)
+        return Evaluation(float(value), gradient, solution, adjoint, certificate), self._adjoint_tol(tol)
+
+    def _on_host(self, problem, theta, warm, tol, throw):
+        lower = problem.lower
+        start = None if warm is None else warm.solution
+        solution = lower.solve(theta, start=start, tol=tol, throw=throw)
+        value, (along_x, along_theta) = value_and_pull(problem.criterion, solution.x, theta)
+        linearisation = lower.linearise(solution, theta)
+        rhs = linearisation.P_transpose(along_x)
+        guess = None if warm is None else warm.adjoint
+        z, residual = solve_adjoint(linearisation, rhs, self.linear_solver, guess, tol, host=True)
+        gradient = tree.subtract(along_theta, linearisation.B_transpose(z))
+        error = _host_error(linearisation, solution, rhs, z, gradient, problem.criterion, theta, self.estimate)
+        certificate = certify(solution, residual, linearisation.margin, linearisation.margin_of, error)
+        return Evaluation(float(value), gradient, solution, z, certificate), self._adjoint_tol(tol)
+
+    def _adjoint_tol(self, tol):
+        """What the adjoint residual is held to; a truncated series is allowed what it leaves, and the certificate shows it."""
+        return np.inf if isinstance(self.linear_solver, linear_solvers.Neumann) else max(10 * tol, 1e-11)
+
+    def layer(self, lower: LowerLevel, tol: float = 1e-8):
+        """theta -> x*(theta) with this derivative, for use inside other JAX code."""
+        return implicit_layer(lower, self, tol)
+
+
+@eqx.filter_jit
+def _evaluate(method, problem, theta, start, adjoint, tol):
+    lower = problem.lower
+    solution = lower.solve(theta, start=start, tol=tol, throw=False)
+    value, gradient, z, residual, linearisation = _gradient_at(method, problem, solution, theta, adjoint, tol)
+    error = None
+    if method.estimate:
+        error = _newton_estimate(method, problem, solution, theta, z, gradient, linearisation)
+    return solution, value, gradient, z, residual, linearisation.margin, error
+
+
+def _gradient_at(method, problem, solution, theta, adjoint, tol):
+    value, (along_x, along_theta) = pull(problem.criterion, solution.x, theta)
+    linearisation = problem.lower.linearise(solution, theta)
+    rhs = linearisation.P_transpose(along_x)
+    z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, adjoint, tol, host=False)
+    gradient = tree.subtract(along_theta, linearisation.B_transpose(z))
+    return value, gradient, z, residual, linearisation
+
+
+def _newton_estimate(method, problem, solution, theta, z, gradient, linearisation):
+    """|g(x - dx) - g(x)|, dx one Newton step by a loose solve, the adjoint at the new point warm-started from z.
+
+    Both solves only have to beat the error they measure by a digit or two, so their tolerances are relative to it.
+    """
+    lower = problem.lower
+    residual = linearisation.P_transpose(lower.residual(solution.x, theta))
+    step, _ = solve_adjoint(linearisation, residual, None, None, 1e-2, host=False, transpose=False)
+    corrected = Solution(tree.subtract(solution.x, linearisation.P(step)))
+    _, (along_x, along_theta) = pull(problem.criterion, corrected.x, theta)
+    there = lower.linearise(corrected, theta)
+    rhs = there.P_transpose(along_x)
+    defect = tree.subtract(rhs, apply_transpose(there, z, host=False))
+    dz, _ = solve_adjoint(there, defect, None, None, 1e-2, host=False)
+    better = tree.subtract(along_theta, there.B_transpose(tree.axpy(1.0, z, dz)))
+    return tree.norm(tree.subtract(better, gradient))
+
+
+def _host_error(linearisation, solution, rhs, z, gradient, criterion, theta, estimate):
+    """First-order error of a polished solution from its own factor: one refinement of c and one of z, both |S|^2."""
+    if linearisation.residual is None or linearisation.solve is None:
+        return None
+    size = tree.norm(gradient)
+    dc = linearisation.solve(linearisation.residual, False)
+    defect = tree.subtract(rhs, apply_transpose(linearisation, z, host=True))
+    if estimate:
+        x = tree.subtract(solution.x, linearisation.P(dc))
+        _, (along_x, _) = value_and_pull(criterion, x, theta)
+        defect = tree.axpy(1.0, defect, tree.subtract(linearisation.P_transpose(along_x), rhs))
+    dz = linearisation.solve(defect, True)
+    shift = tree.norm(linearisation.P(dc))
+    relative = shift / max(tree.norm(solution.x), np.finfo(float).tiny) if shift else 0.0
+    return float(tree.norm(linearisation.B_transpose(dz)) + relative * size + np.finfo(float).eps * size)
+
+
+def _zero_adjoint(lower, theta, start):
+    """A cold adjoint of the right shape, so that the first call and the warm ones share one program."""
+    if start is None:
+        return None
+
+    def rhs(start):
+        x = lower.solve(theta, start=start, throw=False)
+        return lower.linearise(x, theta).P_transpose(x.x)
+
+    shapes = eqx.filter_eval_shape(rhs, start)
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+
+
+def certify(solution: Solution, adjoint_residual: float, margin: float, margin_of: str, error: float | None) -> Certificate:
+    """The certificate of an evaluation, with its verdict in words."""
+    kink = bool(margin < KINK)
+    if kink:
+        verdict = f"at a kink ({margin_of}, margin {margin:.1e}): the slope is one-sided"
+    else:
+        parts = [f"lower residual {float(solution.error):.1e}", f"adjoint residual {adjoint_residual:.1e}"]
+        if error is not None:
+            parts.append(f"gradient within about {error:.1e}")
+        if np.isfinite(margin):
+            parts.append(f"nearest kink at relative margin {margin:.1e}" + (f" ({margin_of})" if margin_of else ""))
+        verdict = "; ".join(parts)
+    return Certificate(
+        lower_residual=float(solution.error),
+        adjoint_residual=float(adjoint_residual),
+        error_estimate=error,
+        margin=float(margin),
+        margin_of=margin_of,
+        kink=kink,
+        verdict=f"{solution.result}; {verdict}",
+    )
+
+
+def _raise_if_bad(evaluation: Evaluation, theta, tol: float, adjoint_tol: float):
+    certificate = evaluation.certificate
+    if not certificate.lower_residual <= tol:
+        raise NotConverged(evaluation.solution.result)
+    if not np.isfinite(evaluation.value):
+        raise ValueError(f"the criterion is {evaluation.value} at theta = {theta}: check its data")
+    for path, leaf in zip(tree.paths(evaluation.gradient), jax.tree.leaves(evaluation.gradient), strict=True):
+        if not np.all(np.isfinite(leaf)):
+            raise NotConverged(f"the gradient in {path!r} is not finite at theta = {theta}: A is singular on the stratum")
+    if not certificate.adjoint_residual <= adjoint_tol:
+        raise NotConverged(
+            f"the adjoint stopped at {certificate.adjoint_residual:.1e}, above {adjoint_tol:.1e}: "
+            "A is ill-conditioned on the stratum; use Implicit(Direct()) or a solver with more steps"
+        )

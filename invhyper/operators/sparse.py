@@ -1,0 +1,82 @@
+"""A sparse matrix as arrays, so that it can be a field of a lower level, cross jit and be handed to SciPy without a copy."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Float, Int
+
+
+class Sparse(eqx.Module):
+    """A sparse matrix (m, n) in compressed rows: row i holds `data[indptr[i]:indptr[i+1]]` at `indices[...]`.
+
+    Products with vectors and matrices by `@`, in NumPy/SciPy at NumPy leaves and in JAX else; `T` is the transpose.
+
+    >>> import numpy as np, scipy.sparse
+    >>> matrix = Sparse.from_scipy(scipy.sparse.csr_array(np.array([[0.0, 2.0], [1.0, 0.0]])))
+    >>> (matrix @ np.array([1.0, 3.0])).tolist(), (matrix.T @ np.array([1.0, 3.0])).tolist()
+    ([6.0, 1.0], [3.0, 2.0])
+    """
+
+    data: Float[Array, " nonzeros"]
+    indices: Int[Array, " nonzeros"]
+    indptr: Int[Array, " rows+1"]
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    @classmethod
+    def from_scipy(cls, matrix) -> "Sparse":
+        """From any SciPy sparse matrix or array; duplicates are summed, integers become float64."""
+        matrix = scipy.sparse.csr_array(matrix)
+        matrix.sum_duplicates()
+        data = matrix.data if np.issubdtype(matrix.dtype, np.inexact) else matrix.data.astype(float)
+        if not np.all(np.isfinite(data)):
+            raise ValueError("the sparse matrix holds NaN or infinity: remove or mask these entries")
+        return cls(data, matrix.indices, matrix.indptr, matrix.shape)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """The same matrix for SciPy, without a copy (NumPy leaves only)."""
+        return scipy.sparse.csr_array((self.data, self.indices, self.indptr), shape=self.shape)
+
+    def __matmul__(self, x):
+        if self._on_host(x):
+            return self.to_scipy() @ x
+        terms = self.data[:, None] * x[self.indices] if x.ndim == 2 else self.data * x[self.indices]
+        return jax.ops.segment_sum(terms, self._rows(), self.shape[0], indices_are_sorted=True)
+
+    @property
+    def T(self) -> "Transposed":
+        return Transposed(self)
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    def _rows(self):
+        counts = jnp.diff(self.indptr)
+        return jnp.repeat(jnp.arange(self.shape[0]), counts, total_repeat_length=self.data.shape[0])
+
+    def _on_host(self, x) -> bool:
+        return all(isinstance(leaf, np.ndarray) for leaf in (self.data, self.indices, self.indptr, x))
+
+
+class Transposed(eqx.Module):
+    """The transpose of a `Sparse`."""
+
+    matrix: Sparse
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape[::-1]
+
+    def __matmul__(self, y):
+        matrix = self.matrix
+        if matrix._on_host(y):
+            return matrix.to_scipy().T @ y
+        rows = matrix._rows()
+        terms = matrix.data[:, None] * y[rows] if y.ndim == 2 else matrix.data * y[rows]
+        return jax.ops.segment_sum(terms, matrix.indices, matrix.shape[1])
+
+    @property
+    def T(self) -> Sparse:
+        return self.matrix
