@@ -1,4 +1,4 @@
-"""Linear solvers as values: `Direct()`, `CG()`, `GMRES()`, `Neumann(terms)`, each for traced operators and for SciPy ones.
+"""Linear solvers as values: `Direct()`, `CG()`, `GMRES()`, `Neumann(terms)`, for traced operators and for SciPy ones.
 
 Every solver has two faces with the same arguments: `traced(operator, rhs, start, tol)` takes a lineax operator over
 pytrees, `host(matrix, rhs, start, tol)` a NumPy array, a SciPy sparse matrix or a SciPy LinearOperator. Both stop at
@@ -92,7 +92,7 @@ class GMRES(LinearSolver):
 
 
 class Neumann(LinearSolver):
-    """The truncated Neumann series z = step sum_{j < terms} (I - step A)^j rhs; step None: 1/L, L the largest eigenvalue.
+    """The truncated Neumann series z = step sum_{j < terms} (I - step A)^j rhs; step None: 1/L, L the top eigenvalue.
 
     Equal to `terms` steps of truncated backpropagation through gradient descent at its fixed point; it converges for
     0 < step < 2/L. The residual it leaves stands in the certificate. Lorraine, Vicol and Duvenaud (2020),
@@ -106,7 +106,9 @@ class Neumann(LinearSolver):
         if self.terms < 1:
             raise ValueError(f"Neumann terms = {self.terms}: at least 1 is wanted")
         if self.step is not None and not self.step > 0:
-            raise ValueError(f"Neumann step = {self.step}: a positive number is wanted (below 2/L, L the largest eigenvalue)")
+            raise ValueError(
+                f"Neumann step = {self.step}: a positive number is wanted (below 2/L, L the largest eigenvalue)"
+            )
 
     def traced(self, operator, rhs, start, tol):
         step = 1.0 / largest_eigenvalue(operator.mv, rhs) if self.step is None else self.step
@@ -129,7 +131,7 @@ class Neumann(LinearSolver):
 
 
 def largest_eigenvalue(matvec, like: PyTree, steps: int = 60):
-    """An upper estimate of the largest |eigenvalue| of a symmetric operator by power iteration from a fixed random start.
+    """An upper estimate of the largest |eigenvalue| of a symmetric operator: power iteration from a fixed random start.
 
     Power iteration approaches from below, so 2 % are added: a step 1/L that is a little short does no harm.
     """

@@ -29,7 +29,8 @@ class NotConverged(RuntimeError):
 
 class Solution(eqx.Module):
     """A lower-level solution: `x` at full shape, the `error` reached (relative to the scale of R's terms), the `steps`
-    spent, `result` (a sentence; an integer code inside traced code) and `memo` (stratum, duals, factor: opaque, reused).
+    spent, `result` (a sentence; an integer code inside traced code) and `memo` (stratum, duals, factor: opaque,
+    reused).
     """
 
     x: PyTree
@@ -46,8 +47,9 @@ class Linearisation:
     `A` is a lineax operator (traced lower levels) or a NumPy/SciPy matrix (host ones); `P`, `P_transpose`, `B`,
     `B_transpose` are functions. `solve(rhs, transpose)` is the lower level's own factor. `margin` is the relative
     distance to the edge of the stratum and `margin_of` says what stands there. `data_transpose(z)` gives {field of the
-    lower level: D^T z} where A dc + D dfield = 0. `residual` is what is left of R at the solution, in the coordinates of
-    the stratum (host lower levels: it prices the error estimate). `blocks` replaces `A` where the system is block-diagonal.
+    lower level: D^T z} where A dc + D dfield = 0. `residual` is what is left of R at the solution, in the coordinates
+    of the stratum (host lower levels: it prices the error estimate). `blocks` replaces `A` where the system is
+    block-diagonal.
     """
 
     A: Any
@@ -86,7 +88,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """F(theta), its gradient (the tree of theta, natural scale), and what they rest on; `adjoint` warm-starts the next."""
+    """F(theta), its gradient (the tree of theta, natural scale), what they rest on; `adjoint` warm-starts the next."""
 
     value: float
     gradient: PyTree
@@ -96,7 +98,7 @@ class Evaluation:
 
 
 class Iteration(eqx.Module):
-    """A process state_{t+1} = step(state_t, theta, t), x = output(state). `stationary` is False if the step depends on t."""
+    """A process state_{t+1} = step(state_t, theta, t), x = output(state); not `stationary` if the step depends on t."""
 
     stationary: ClassVar[bool] = True
 
@@ -114,12 +116,12 @@ class Iteration(eqx.Module):
 
 
 class LowerLevel(eqx.Module):
-    """One way of defining x*(theta). Subclasses give `solve` and either `residual` (then `linearise` follows by automatic
-    differentiation) or `linearise`.
+    """One way of defining x*(theta). Subclasses give `solve` and either `residual` (then `linearise` follows by
+    automatic differentiation) or `linearise`.
 
-    Class attributes: `host` (True: NumPy/SciPy, never traced), `keys` (theta's keys; None: any tree), `tags` (lineax tags
-    of A), `data` (fields whose cotangents `layer` may ask of a host lower level), `loss` (the loss of `HeldOut` that
-    belongs to this model; None: squared).
+    Class attributes: `host` (True: NumPy/SciPy, never traced), `keys` (theta's keys; None: any tree), `tags` (lineax
+    tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level), `loss` (the loss of `HeldOut`
+    that belongs to this model; None: squared).
     """
 
     host: ClassVar[bool] = False
@@ -169,11 +171,11 @@ class LowerLevel(eqx.Module):
         raise NotImplementedError(f"{type(self).__name__} defines no shape: layer needs it")
 
     def cold_start(self, theta: PyTree) -> Solution | None:
-        """The Solution that a solve without `start` begins from, so that cold and warm calls share one compiled program."""
+        """The Solution that a solve without `start` begins from: cold and warm calls share one compiled program."""
         return None
 
     def check(self, theta: PyTree) -> PyTree:
-        """theta with array leaves, or a ValueError that names what is wrong: key, value, bound (values only if concrete)."""
+        """theta with array leaves, or a ValueError that names what is wrong: key, value, bound (if concrete)."""
         return check_theta(self, theta)
 
 
@@ -182,7 +184,8 @@ def check_theta(lower: LowerLevel, theta: PyTree) -> PyTree:
     name = type(lower).__name__
     if lower.keys is not None:
         if not isinstance(theta, dict):
-            raise ValueError(f"theta is a {type(theta).__name__}; {name} wants a dict with the keys {_listed(lower.keys)}")
+            kind = type(theta).__name__
+            raise ValueError(f"theta is a {kind}; {name} wants a dict with the keys {_listed(lower.keys)}")
         for key in theta:
             if key not in lower.keys:
                 near = difflib.get_close_matches(str(key), lower.keys, n=1, cutoff=0.0)
@@ -203,9 +206,11 @@ def check_theta(lower: LowerLevel, theta: PyTree) -> PyTree:
         if not np.all(np.isfinite(value)):
             raise ValueError(f"theta {path!r} = {_first(value, ~np.isfinite(value))} is not a finite number")
         if np.any(value < low):
-            raise ValueError(f"theta {path!r} = {_first(value, value < low)} is below its bound {np.min(low):g} in {name}")
+            shown = _first(value, value < low)
+            raise ValueError(f"theta {path!r} = {shown} is below its bound {np.min(low):g} in {name}")
         if np.any(value > high):
-            raise ValueError(f"theta {path!r} = {_first(value, value > high)} is above its bound {np.max(high):g} in {name}")
+            shown = _first(value, value > high)
+            raise ValueError(f"theta {path!r} = {shown} is above its bound {np.max(high):g} in {name}")
     return theta
 
 
@@ -242,7 +247,8 @@ def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
     if code == CONVERGED:
         said = f"{name} converged to {error:.1e} in {steps} steps"
     elif code == NOT_FINITE:
-        said = f"{name} met NaN or infinity after {steps} steps: check the data, the start and theta, or scale the problem"
+        advice = "check the data, the start and theta, or scale the problem"
+        said = f"{name} met NaN or infinity after {steps} steps: {advice}"
     else:
         said = f"{name} stopped at {error:.1e}, above tol {tol:.1e}, after {steps} steps: raise max_steps or loosen tol"
     return Solution(solution.x, error, steps, said, solution.memo)
@@ -251,7 +257,8 @@ def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
 class Bilevel(eqx.Module):
     """F(theta) = C(x*(theta), theta): a lower level and a criterion.
 
-    `criterion(x, theta)` is a JAX function that returns a scalar. One with a method `bind(lower)` is told its lower level.
+    `criterion(x, theta)` is a JAX function that returns a scalar. One with a method `bind(lower)` is told its lower
+    level.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
@@ -274,7 +281,9 @@ class Bilevel(eqx.Module):
         """F(theta) alone: one lower-level solve, no derivative."""
         return self.solve_and_value(theta, tol, start)[1]
 
-    def solve_and_value(self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None) -> tuple[Solution, float]:
+    def solve_and_value(
+        self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None
+    ) -> tuple[Solution, float]:
         """The lower-level solution at theta, and F there."""
         theta = self.lower.check(theta)
         solution = solve(self.lower, theta, start=start, tol=tol)
@@ -293,7 +302,7 @@ def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, to
 
 
 def restart(lower: LowerLevel, theta: PyTree, start: Solution | None) -> Solution | None:
-    """`start` (or the cold start) with the fields that vary from call to call made constant: one program serves both."""
+    """`start` (or the cold start) with the fields that vary from call to call made constant: one program for both."""
     if start is None:
         return lower.cold_start(theta)
     return Solution(start.x, memo=start.memo)

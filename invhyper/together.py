@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from jaxtyping import PyTree
 
 from invhyper import tree
 from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, NOT_FINITE, Iteration, Linearisation, LowerLevel, Solution
@@ -153,7 +152,8 @@ class FixedPoint(LowerLevel):
 
     def __check_init__(self):
         if not self.iterate.stationary:
-            raise ValueError(f"{type(self.iterate).__name__} has no fixed point (its step depends on t): use Unrolled or Forward")
+            name = type(self.iterate).__name__
+            raise ValueError(f"{name} has no fixed point (its step depends on t): use Unrolled or Forward")
 
     def iteration(self):
         return self.iterate

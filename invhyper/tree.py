@@ -50,4 +50,5 @@ def paths(a: PyTree) -> list[str]:
     >>> paths({"l1": 0.1, "sub": {"q": 2.0}})
     ['l1', 'sub.q']
     """
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(a)]
+    leaves = jax.tree_util.tree_leaves_with_path(a)
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]

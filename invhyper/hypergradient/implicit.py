@@ -30,8 +30,8 @@ class Implicit(eqx.Module):
     Newton step (one more linear solve and one more adjoint; where the lower level keeps a factor the estimate is free
     and always there).
 
-    **Calling** `Implicit()(problem, theta, warm=None, tol=1e-8, throw=True)` returns an `Evaluation`; `warm` is an earlier
-    one. Raises ValueError for a bad theta, `NotConverged` if the lower level or the adjoint misses `tol`.
+    **Calling** `Implicit()(problem, theta, warm=None, tol=1e-8, throw=True)` returns an `Evaluation`; `warm` is an
+    earlier one. Raises ValueError for a bad theta, `NotConverged` if the lower level or the adjoint misses `tol`.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
@@ -91,7 +91,7 @@ class Implicit(eqx.Module):
         return Evaluation(float(value), gradient, solution, z, certificate), self._adjoint_tol(tol)
 
     def _adjoint_tol(self, tol):
-        """What the adjoint residual is held to; a truncated series is allowed what it leaves, and the certificate shows it."""
+        """What the adjoint residual is held to; the certificate shows what a truncated series leaves."""
         return np.inf if isinstance(self.linear_solver, linear_solvers.Neumann) else max(10 * tol, 1e-11)
 
     def layer(self, lower: LowerLevel, tol: float = 1e-8):
@@ -167,7 +167,9 @@ def _zero_adjoint(lower, theta, start):
     return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
 
 
-def certify(solution: Solution, adjoint_residual: float, margin: float, margin_of: str, error: float | None) -> Certificate:
+def certify(
+    solution: Solution, adjoint_residual: float, margin: float, margin_of: str, error: float | None
+) -> Certificate:
     """The certificate of an evaluation, with its verdict in words."""
     kink = bool(margin < KINK)
     if kink:
@@ -198,7 +200,9 @@ def _raise_if_bad(evaluation: Evaluation, theta, tol: float, adjoint_tol: float)
         raise ValueError(f"the criterion is {evaluation.value} at theta = {theta}: check its data")
     for path, leaf in zip(tree.paths(evaluation.gradient), jax.tree.leaves(evaluation.gradient), strict=True):
         if not np.all(np.isfinite(leaf)):
-            raise NotConverged(f"the gradient in {path!r} is not finite at theta = {theta}: A is singular on the stratum")
+            raise NotConverged(
+                f"the gradient in {path!r} is not finite at theta = {theta}: A is singular on the stratum"
+            )
     if not certificate.adjoint_residual <= adjoint_tol:
         raise NotConverged(
             f"the adjoint stopped at {certificate.adjoint_residual:.1e}, above {adjoint_tol:.1e}: "

@@ -11,15 +11,15 @@ from invhyper.problem import Bilevel, Evaluation, LowerLevel, NotConverged, Solu
 
 
 class Unrolled(eqx.Module):
-    """The derivative of C(x_T(theta), theta), x_T the output after `steps` steps of `lower.iteration()`, in reverse mode.
+    """The derivative of C(x_T(theta), theta), x_T the output after T steps of `lower.iteration()`, in reverse mode.
 
     It is the exact slope of the truncated run, whatever its distance to the fixed point; the certificate's
     `lower_residual` is the last relative change of the state. Memory grows with `steps`.
 
     **Arguments**: `steps`: the number of steps T, at least 1.
 
-    **Calling** is as for `Implicit`; a `warm` evaluation starts the run at its x. Raises TypeError if the lower level has
-    no iteration, `NotConverged` if the run left the finite numbers (`tol` is not asked of it).
+    **Calling** is as for `Implicit`; a `warm` evaluation starts the run at its x. Raises TypeError if the lower level
+    has no iteration, `NotConverged` if the run left the finite numbers (`tol` is not asked of it).
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
@@ -41,7 +41,8 @@ class Unrolled(eqx.Module):
         theta = problem.lower.check(theta)
         start = None if warm is None else Solution(warm.solution.x)
         value, x, change, gradient = _evaluate(self, problem, theta, start)
-        said = f"{type(problem.lower).__name__} ran {self.steps} steps; the last moved the state by {float(change):.1e} of its norm"
+        name = type(problem.lower).__name__
+        said = f"{name} ran {self.steps} steps; the last moved the state by {float(change):.1e} of its norm"
         solution = Solution(x, float(change), self.steps, said)
         certificate = certify(solution, 0.0, float("inf"), "", None)
         gradient = tree.to_numpy(gradient)

@@ -1,4 +1,4 @@
-"""A sparse matrix as arrays, so that it can be a field of a lower level, cross jit and be handed to SciPy without a copy."""
+"""A sparse matrix as arrays: it can be a field of a lower level, cross jit and be handed to SciPy without a copy."""
 
 import equinox as eqx
 import jax
