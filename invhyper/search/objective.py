@@ -1,0 +1,161 @@
+"""What a search sees: F and its slope on the search scale, with budgets, warm starts, history and the best point so far."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from invhyper.parameters import Parameters, Vector
+from invhyper.problem import Bilevel, Evaluation, NotConverged
+from invhyper.report import Step
+
+DEFAULT_TOL = 1e-6
+# A linear-algebra error is a ValueError, as is a criterion that is not finite or an infeasible programme.
+FAILURES = (NotConverged, ValueError, ArithmeticError)
+
+
+class Ended(Exception):
+    """The search is over; the message says why."""
+
+
+class Failed(Exception):
+    """F could not be evaluated at this point; the message says why. A search backs off, or lets it end the run."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """F at one point of the search scale: `u`, `value`, `slope` = dF/du, and the evaluation behind them."""
+
+    u: Vector
+    value: float
+    slope: Vector
+    theta: dict
+    tol: float
+    evaluation: Evaluation
+
+
+class Search(eqx.Module):
+    """A way of choosing the next theta. A value: its fields are its settings, a run keeps its state to itself."""
+
+    def run(self, objective: "Objective") -> str:
+        """Evaluate `objective(u)` until done; the sentence that says how it ended. Raises `Ended` or `Failed` as they come."""
+        raise NotImplementedError(f"{type(self).__name__} defines no run")
+
+
+class Objective:
+    """F(u) = F(theta(u)) with its slope, for one run of one search.
+
+    `objective(u, tol=None)` evaluates at the search vector u (lower-level tolerance `tol`; None: the run's own) and
+    returns a `Point`. It raises `Ended` when a budget is spent and `Failed` when the lower level fails, except at the
+    first point: there the failure itself is raised. `start`, `lower`, `upper` are search vectors, `names` their entries.
+    """
+
+    def __init__(
+        self,
+        problem: Bilevel,
+        parameters: Parameters,
+        hypergradient: Callable,
+        *,
+        watch: tuple[Callable, ...] = (),
+        tol: float | None = None,
+        steps: int | None = None,
+        seconds: float | None = None,
+        solves: int | None = None,
+        lower_tol: float = 1e-8,
+    ):
+        self.problem, self.parameters, self.hypergradient = problem, parameters, hypergradient
+        self.watch, self.lower_tol = watch, lower_tol
+        self.tol = DEFAULT_TOL if tol is None else tol
+        self._limits = {"steps": steps, "seconds": seconds, "solves": solves}
+        self.lower, self.upper = parameters.bounds
+        self.start, self.names = np.clip(parameters.start, self.lower, self.upper), parameters.names
+        self.history: list[Step] = []
+        self.best: Point | None = None
+        self.last: Point | None = None
+        self.scale = 0.0
+        self.solves = 0
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.perf_counter() - self._began
+
+    def __call__(self, u: Vector, tol: float | None = None) -> Point:
+        self._check_budget()
+        tol = self.lower_tol if tol is None else tol
+        u = np.clip(np.asarray(u, float), self.lower, self.upper)
+        theta = self.parameters.natural(u)
+        self.solves += 1
+        try:
+            evaluation = self.hypergradient(self.problem, theta, warm=self._nearest(u), tol=tol)
+        except FAILURES as failure:
+            if self.last is None:
+                raise
+            raise Failed(str(failure)) from failure
+        slope = self.parameters.pull(u, evaluation.gradient)
+        point = Point(u, float(evaluation.value), slope, theta, tol, evaluation)
+        self._record(point)
+        return point
+
+    def stationary(self, point: Point) -> bool:
+        """Whether the projected gradient is within tol of the scale of F (the larger of |F| and |dF/du| at the start)."""
+        return self.gradient_norm(point) <= self.tol * self.scale
+
+    def gradient_norm(self, point: Point) -> float:
+        """Euclidean norm of dF/du, each entry cut at the distance to the bound it points to."""
+        step = np.clip(point.u - point.slope, self.lower, self.upper) - point.u
+        return float(np.linalg.norm(step))
+
+    def stationary_sentence(self, point: Point) -> str:
+        """How a search says that it ended at a stationary point."""
+        size, tol = self.gradient_norm(point), self.tol
+        return (
+            f"stationary: projected gradient {size:.1e} on the search scale, within tol {tol:.1e} of {self.scale:.2e}"
+        )
+
+    def _nearest(self, u) -> Evaluation | None:
+        known = [point for point in (self.last, self.best) if point is not None]
+        if not known:
+            return None
+        return min(known, key=lambda point: float(np.sum((point.u - u) ** 2))).evaluation
+
+    def _check_budget(self):
+        spent = {"steps": len(self.history), "seconds": self.seconds, "solves": self.solves}
+        words = {"steps": "{:g} steps", "seconds": "{:g} seconds", "solves": "{:g} lower-level solves"}
+        for kind, limit in self._limits.items():
+            if limit is not None and spent[kind] >= limit and self.solves > 0:
+                raise Ended(f"the budget of {words[kind].format(limit)} is spent: raise {kind} to go on")
+
+    def _record(self, point: Point):
+        certificate = point.evaluation.certificate
+        step = Step(
+            k=len(self.history),
+            theta=point.theta,
+            value=point.value,
+            gradient=jax.tree.map(np.asarray, point.evaluation.gradient),
+            gradient_norm=self.gradient_norm(point),
+            lower_residual=float(certificate.lower_residual),
+            adjoint_residual=float(certificate.adjoint_residual),
+            tol=float(point.tol),
+            margin=float(certificate.margin),
+            kink=bool(certificate.kink),
+            solves=self.solves,
+            seconds=self.seconds,
+        )
+        if self.last is None:
+            self.scale = max(abs(point.value), float(np.linalg.norm(point.slope)))
+        self.last = point
+        if self.best is None or _rank(point, self.lower_tol) < _rank(self.best, self.lower_tol):
+            self.best = point
+        self.history.append(step)
+        for watch in self.watch:
+            watch(step)
+
+
+def _rank(point: Point, lower_tol: float):
+    """Points solved to the run's tolerance come before looser ones, whose values may look better than they are."""
+    return point.tol > lower_tol, point.value
