@@ -34,7 +34,11 @@ _HOME = {
     "search.lbfgsb": "LBFGSB",
     "search.adam": "Adam",
     "search.descent": "Descent",
-    "search.tune": "sweep tune value_and_gradient",
+    "search.tune": "tune",
+    "search.sweep": "sweep",
+    "search.value_and_gradient": "value_and_gradient",
+    "search.multistart": "multistart",
+    "search.objective": "Search",
     "search.table": "table",
 }
 _MODULES = ("certificate", "plots", "operators", "tree")

@@ -14,7 +14,7 @@ import numpy as np
 
 
 def encode(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
-    """The JSON form of `value`; its arrays are added to `arrays`. Raises ValueError for what can't be kept without pickle.
+    """The JSON form of `value`; its arrays are added to `arrays`. Raises ValueError for what would need pickle.
 
     >>> arrays = {}
     >>> encode({"a": np.ones(2), "b": (1, float("inf"))}, arrays, "findings")
@@ -42,12 +42,12 @@ def encode(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
     if leaves and not any(leaf is value for leaf in leaves):
         return encode(tuple(leaves), arrays, place)
     raise ValueError(
-        f"{place} holds a {type(value).__name__}, which can't be saved: numbers, text, lists, dicts and arrays are wanted"
+        f"{place} holds a {type(value).__name__}, which can't be saved: numbers, text, lists, dicts, arrays are wanted"
     )
 
 
 def decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """What `encode` was given; registered pytrees other than dict, list and tuple come back as the tuple of their leaves."""
+    """What `encode` was given; pytrees other than dict, list and tuple come back as the tuple of their leaves."""
     if isinstance(value, list):
         return [decode(part, arrays) for part in value]
     if not isinstance(value, dict):

@@ -80,8 +80,8 @@ class Report:
     def save(self, folder: str | os.PathLike, force: bool = False) -> Path:
         """Write report.json and arrays.npz into a new `folder` and return its path.
 
-        The files are written into a temporary folder beside it, which is then renamed: whole or not at all. A folder that
-        exists is left alone and the next free name taken (`mine`, `mine-2`, `mine-3`, ...), unless `force` replaces it.
+        The files are written into a temporary folder beside it, which is then renamed: whole or not at all. A folder
+        that exists is left alone and the next free name taken (`mine`, `mine-2`, ...), unless `force` replaces it.
         The solution's `memo` (factors, duals) is not saved. Raises ValueError for findings that are not JSON or arrays.
         """
         target = Path(folder).absolute()

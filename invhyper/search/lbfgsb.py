@@ -12,9 +12,9 @@ class LBFGSB(Search):
 
         u+ = P(u - step H dF/du),   H from the last `memory` steps, P the projection on the bounds
 
-    **Arguments**: `memory`: pairs kept; `restarts`: how often a line search that finds no decrease (F has kinks) may start
-    afresh from the best point, as long as each time it still gains; `failures`: lower-level failures in a row before it
-    gives up, each of them backing off towards the best point.
+    **Arguments**: `memory`: pairs kept; `restarts`: how often a line search that finds no decrease (F has kinks) may
+    start afresh from the best point, as long as each time it still gains; `failures`: lower-level failures in a row
+    before it gives up, each of them backing off towards the best point.
 
     It ends when the projected gradient is within tol, when F stops decreasing (relative decrease below tol^2), or at a
     kink where no direction it knows descends.

@@ -1,4 +1,4 @@
-"""What a search sees: F and its slope on the search scale, with budgets, warm starts, history and the best point so far."""
+"""What a search sees: F and its slope on the search scale, with budgets, warm starts, history and the best so far."""
 
 import time
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Search(eqx.Module):
     """A way of choosing the next theta. A value: its fields are its settings, a run keeps its state to itself."""
 
     def run(self, objective: "Objective") -> str:
-        """Evaluate `objective(u)` until done; the sentence that says how it ended. Raises `Ended` or `Failed` as they come."""
+        """Evaluate `objective(u)` until done; the sentence that says how it ended. `Ended` and `Failed` may pass."""
         raise NotImplementedError(f"{type(self).__name__} defines no run")
 
 
@@ -50,7 +50,7 @@ class Objective:
 
     `objective(u, tol=None)` evaluates at the search vector u (lower-level tolerance `tol`; None: the run's own) and
     returns a `Point`. It raises `Ended` when a budget is spent and `Failed` when the lower level fails, except at the
-    first point: there the failure itself is raised. `start`, `lower`, `upper` are search vectors, `names` their entries.
+    first point: there the failure itself is raised. `start`, `lower`, `upper` are search vectors.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Objective:
         self.tol = DEFAULT_TOL if tol is None else tol
         self._limits = {"steps": steps, "seconds": seconds, "solves": solves}
         self.lower, self.upper = parameters.bounds
-        self.start, self.names = np.clip(parameters.start, self.lower, self.upper), parameters.names
+        self.start = np.clip(parameters.start, self.lower, self.upper)
         self.history: list[Step] = []
         self.best: Point | None = None
         self.last: Point | None = None
@@ -102,7 +102,7 @@ class Objective:
         return point
 
     def stationary(self, point: Point) -> bool:
-        """Whether the projected gradient is within tol of the scale of F (the larger of |F| and |dF/du| at the start)."""
+        """Whether the projected gradient is within tol of the scale of F (larger of |F| and |dF/du| at the start)."""
         return self.gradient_norm(point) <= self.tol * self.scale
 
     def gradient_norm(self, point: Point) -> float:

@@ -71,10 +71,11 @@ class Table:
 
 
 def table(stream: TextIO | None = None) -> Table:
-    """A watch for `tune`: one aligned line per outer step (k, F, |grad|, lower residual, adjoint residual, tol, seconds).
+    """A watch for `tune`: one aligned line per outer step.
 
-    |grad| is the projected gradient on the search scale. **Arguments**: `stream`: where to write; None: stderr. On a
-    terminal a live line below the table shows the best F, the solves and the time so far.
+    The columns are k, F, |grad| (projected, on the search scale), lower residual, adjoint residual, tol, seconds. On a
+    terminal a live line below shows the best F, the solves and the time so far. **Arguments**: `stream`: written to;
+    None: stderr.
 
     >>> import io, numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))

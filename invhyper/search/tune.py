@@ -36,14 +36,14 @@ def tune(
     **Arguments**: `theta0`: the start, as `Parameters` (with scales and bounds) or as a plain tree (linear scale, the
     lower level's own bounds); `hypergradient`: `Implicit()` by default, or `Unrolled(...)`; `search`: None takes
     `Bracket()` for one scalar with finite bounds, else `LBFGSB()`; `watch`: callables that are given each `Step` (one
-    with a method `finish(report)` is told the end); `tol`: the projected gradient on the search scale at which the search
-    ends, relative to the size of F at the start (None: 1e-6); `steps`, `seconds`, `solves`: budgets of evaluations, time
-    and lower-level solves (failed ones count), looked at before each solve; `lower_tol`: tolerance of the lower level;
-    `seed`: of the caller's data, for the record only.
+    with a method `finish(report)` is told the end); `tol`: the projected gradient on the search scale at which the
+    search ends, relative to the size of F at the start (None: 1e-6); `steps`, `seconds`, `solves`: budgets of
+    evaluations, time and lower-level solves (failed ones count), looked at before each solve; `lower_tol`: tolerance of
+    the lower level; `seed`: of the caller's data, for the record only.
 
-    Every evaluation starts from the solution, the stratum and the adjoint of the nearest kept one. The point returned is
-    the best that was evaluated; `report.message` says how the search ended. A budget, Ctrl-C or a lower level that fails
-    on the way ends it with the best so far; what fails at the very first point is raised.
+    Every evaluation starts from the solution, the stratum and the adjoint of the nearest kept one. The point returned
+    is the best that was evaluated; `report.message` says how the search ended. A budget, Ctrl-C or a lower level that
+    fails on the way ends it with the best so far; what fails at the very first point is raised.
 
     Raises ValueError for a bad theta0, tol or budget; `NotConverged` if the lower level fails at theta0.
 
