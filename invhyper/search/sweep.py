@@ -25,8 +25,8 @@ def sweep(
 
     **Arguments**: `thetas`: a list of theta trees, or one theta tree whose leaves all begin with the same axes, those
     of the sweep: `{"l1": (50,), "l2": (50,)}` is a curve, two `meshgrid` arrays are a map; `axes`: how many axes these
-    are (None: all those of the leaf with the fewest; say 1 for a curve of weights of shape (50, p)); `tol`: of the lower
-    level.
+    are (None: all those of the leaf with the fewest; say 1 for a curve of weights of shape (50, p)); `tol`: of the
+    lower level.
 
     Returns `values` and a tree of `gradients` (natural scale), which begin with the axes of the sweep. The thetas are
     visited in order, every other row of a map backwards. Where the lower level fails, F and the gradient are NaN and a
