@@ -35,7 +35,12 @@ class LinearSolver(eqx.Module):
 
 
 class Direct(LinearSolver):
-    """LU, or Cholesky where A is tagged positive semidefinite; A is written out, so for a few hundred unknowns."""
+    """LU, or Cholesky where A is tagged positive semidefinite; A is written out, so for a few hundred unknowns.
+
+    >>> import numpy as np, invhyper as ih
+    >>> ih.Direct().host(np.diag([2.0, 4.0]), np.ones(2), None, 1e-8).tolist()
+    [0.5, 0.25]
+    """
 
     def traced(self, operator, rhs, start, tol):
         dense = lx.linearise(operator)
@@ -54,6 +59,10 @@ class Direct(LinearSolver):
 class CG(LinearSolver):
     """Conjugate gradients, for A symmetric positive definite, to `tol` (None: the caller's), at most `max_steps`.
 
+    >>> import numpy as np, invhyper as ih
+    >>> ih.CG().host(np.diag([2.0, 4.0]), np.ones(2), None, 1e-8).round(8).tolist()
+    [0.5, 0.25]
+
     Hestenes and Stiefel (1952), doi:10.6028/jres.049.044.
     """
 
@@ -71,6 +80,10 @@ class CG(LinearSolver):
 
 class GMRES(LinearSolver):
     """GMRES restarted every `restart` steps, for any A, to `tol` (None: the caller's), at most `max_restarts` cycles.
+
+    >>> import numpy as np, invhyper as ih
+    >>> ih.GMRES().host(np.array([[0.0, 2.0], [4.0, 0.0]]), np.ones(2), None, 1e-8).round(8).tolist()
+    [0.25, 0.5]
 
     Saad and Schultz (1986), doi:10.1137/0907058.
     """
@@ -95,8 +108,13 @@ class Neumann(LinearSolver):
     """The truncated Neumann series z = step sum_{j < terms} (I - step A)^j rhs; step None: 1/L, L the top eigenvalue.
 
     Equal to `terms` steps of truncated backpropagation through gradient descent at its fixed point; it converges for
-    0 < step < 2/L. The residual it leaves stands in the certificate. Lorraine, Vicol and Duvenaud (2020),
-    arXiv:1911.02590.
+    0 < step < 2/L. The residual it leaves stands in the certificate.
+
+    >>> import numpy as np, invhyper as ih
+    >>> [ih.Neumann(terms, step=0.25).host(np.diag([2.0, 4.0]), np.ones(2), None, 0).tolist() for terms in (1, 2, 9)]
+    [[0.25, 0.25], [0.375, 0.25], [0.4990234375, 0.25]]
+
+    Lorraine, Vicol and Duvenaud (2020), arXiv:1911.02590.
     """
 
     terms: int

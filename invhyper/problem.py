@@ -291,7 +291,12 @@ class Bilevel(eqx.Module):
 
 
 def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, tol=1e-8, throw: bool = True) -> Solution:
-    """`lower.solve` from the rim: compiled if the lower level is traced, its result a sentence, raised if `throw`."""
+    """`lower.solve` from the rim: compiled if the lower level is traced, its result a sentence, raised if `throw`.
+
+    >>> import numpy as np, invhyper as ih
+    >>> ih.solve(ih.Ridge(np.eye(2), np.ones(2)), {"l2": np.array(1.0)}).x.tolist()
+    [0.5, 0.5]
+    """
     if lower.host:
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)
     else:

@@ -15,12 +15,22 @@ from invhyper.together import Together
 
 
 def squared(prediction: Array, y: Array) -> Array:
-    """Squared error of each row: (prediction - y)^2."""
+    """Squared error of each row: (prediction - y)^2.
+
+    >>> import numpy as np, invhyper as ih
+    >>> ih.squared(np.array([1.0, 3.0]), np.ones(2)).tolist()
+    [0.0, 4.0]
+    """
     return (prediction - y) ** 2
 
 
 def log_loss(prediction: Array, y: Array) -> Array:
-    """Logistic loss of each row, log(1 + exp(-y prediction)), for y = +-1."""
+    """Logistic loss of each row, log(1 + exp(-y prediction)), for y = +-1.
+
+    >>> import numpy as np, invhyper as ih
+    >>> ih.log_loss(np.array([0.0, 2.0]), np.array([1.0, -1.0])).round(6).tolist()
+    [0.693147, 2.126928]
+    """
     return jnp.logaddexp(0.0, -y * prediction)
 
 

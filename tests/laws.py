@@ -1,0 +1,107 @@
+"""The law that every class of a kind obeys. `test_laws.py` runs them all; a new class is one line in its table there."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+import invhyper as ih
+from invhyper import tree
+
+H = 1e-5
+
+
+def lower_level(lower: ih.LowerLevel, theta, tol: float = 1e-10):
+    """x* is where it says it is: the error is below `tol`, A is the slope of R there, and no neighbour is better.
+
+    The first is |R(x*)| <= tol. The last does not trust the residual: a feasible step of any size cannot lower the
+    objective, and steps that leave the constraints are not tried (`objective` of them is not defined).
+    """
+    theta = lower.check(theta)
+    solution = ih.solve(lower, theta, tol=tol)
+    assert isinstance(solution.result, str) and solution.result
+    assert float(solution.error) <= tol, solution.result
+    if not lower.host and _has(lower.residual, solution.x, theta):
+        beside = tree.scale(2.0, solution.x)
+        scale = tree.norm(lower.residual(beside, theta))
+        assert float(tree.norm(lower.residual(solution.x, theta))) <= tol * 100 * float(scale)
+    again = ih.solve(lower, theta, start=solution, tol=tol)
+    moved = tree.norm(tree.subtract(again.x, solution.x))
+    assert float(moved) <= 1e-6 * max(1.0, float(tree.norm(solution.x)))
+
+
+def minimiser(lower: ih.LowerLevel, theta, x, seed: int = 0):
+    """No neighbour of x has a smaller objective, for problems without constraints."""
+    rng = np.random.default_rng(seed)
+    best = float(lower.objective(x, theta))
+    for size in (1e-3, 1e-1, 1.0):
+        for _ in range(5):
+            step = jax.tree.map(lambda leaf: size * rng.standard_normal(np.shape(leaf)), x)  # noqa: B023
+            assert float(lower.objective(tree.axpy(1.0, step, x), theta)) >= best - 1e-12 * abs(best)
+
+
+def hypergradient(method, problem: ih.Bilevel, theta, rtol: float = 1e-6, seed: int = 0):
+    """The slope along a random direction is the central difference of the values that the same method reports."""
+    theta = problem.lower.check(theta)
+    rng = np.random.default_rng(seed)
+    direction = jax.tree.map(lambda leaf: rng.standard_normal(np.shape(leaf)) * np.abs(leaf), theta)
+    evaluation = method(problem, theta, tol=1e-11)
+    slope = float(tree.dot(evaluation.gradient, direction))
+    h = H
+    for _ in range(8):
+        ends = [method(problem, tree.axpy(sign * h, direction, theta), tol=1e-11) for sign in (1.0, -1.0)]
+        strata = [stratum(problem.lower, end.solution, theta) for end in ends]
+        if same(*strata):
+            break
+        h /= 4
+    else:
+        raise AssertionError(f"no h down to {h:.1e} keeps the stratum: choose another theta for this case")
+    difference = (ends[0].value - ends[1].value) / (2 * h)
+    size = max(abs(difference), float(tree.norm(evaluation.gradient)) * float(tree.norm(direction)) * 1e-2)
+    assert abs(slope - difference) <= rtol * size, (slope, difference, h)
+    assert evaluation.certificate.verdict
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(evaluation.gradient))
+
+
+def dot_test(operator, seed: int = 0):
+    """(A x) . y = x . (A^T y), in NumPy and in JAX, and A is linear."""
+    rng = np.random.default_rng(seed)
+    m, n = operator.shape
+    x, y, other = rng.standard_normal(n), rng.standard_normal(m), rng.standard_normal(n)
+    for to in (np.asarray, jnp.asarray):
+        left, right = np.vdot(operator @ to(x), y), np.vdot(x, operator.T @ to(y))
+        np.testing.assert_allclose(left, right, rtol=1e-12)
+        np.testing.assert_allclose(
+            operator @ to(2.0 * x - other), 2.0 * (operator @ to(x)) - operator @ to(other), rtol=1e-11, atol=1e-12
+        )
+
+
+def linear_solver(solver, tol: float = 1e-10, seed: int = 0):
+    """A z = rhs to `tol`, through the traced face and through the host face."""
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((12, 12))
+    matrix, rhs = root @ root.T / 12 + np.eye(12), rng.standard_normal(12)
+    operator = lx.MatrixLinearOperator(jnp.asarray(matrix), lx.positive_semidefinite_tag)
+    for z in (solver.host(matrix, rhs, None, tol), solver.traced(operator, jnp.asarray(rhs), None, tol)):
+        assert np.linalg.norm(matrix @ z - rhs) <= 1.01 * tol * np.linalg.norm(rhs)
+
+
+def stratum(lower, solution, theta):
+    """The stratum that the lower level reports at a solution; smooth problems have one for all."""
+    return lower.linearise(solution, theta).stratum if lower.host else None
+
+
+def same(a, b) -> bool:
+    """Equality of strata: nested tuples of arrays, or None."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(u, v) for u, v in pairs)
+
+
+def _has(function, *arguments) -> bool:
+    try:
+        function(*arguments)
+    except (NotImplementedError, TypeError):
+        return False
+    return True

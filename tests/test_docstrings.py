@@ -1,0 +1,70 @@
+"""Every example runs: in docstrings, in the README and on the pages of docs/."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import invhyper as ih
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+MODULES = ["invhyper", *(m.name for m in pkgutil.walk_packages(ih.__path__, "invhyper.") if "__main__" not in m.name)]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+CHECK = doctest.ELLIPSIS
+# Shapes of data that are handed out, not called: their examples are those of the functions that return them.
+RECORDS = {"Certificate", "Evaluation", "Iteration", "Linearisation", "LowerLevel", "NotConverged", "Solution", "Step"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_module(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = doctest.testmod(importlib.import_module(name), optionflags=CHECK)
+    assert report.failed == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(ih.__all__) - RECORDS - {"__version__"}))
+def test_public_name_has_an_example(name):
+    thing = getattr(ih, name)
+    if inspect.ismodule(thing):
+        assert thing.__doc__
+    else:
+        assert thing.__doc__ and ">>>" in thing.__doc__, f"{name}: a sentence and a runnable example are wanted"
+
+
+def python_blocks(page: Path) -> list[tuple[int, str]]:
+    """(line number, text) of the fenced python blocks of a page."""
+    text = page.read_text()
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start(1)].count("\n"), match.group(1)) for match in found]
+
+
+def users_data() -> dict:
+    """What the pages take for granted: numpy, the package, and somebody's A, y and held-out rows."""
+    rng = np.random.default_rng(0)
+    truth = np.concatenate([rng.standard_normal(5), np.zeros(15)])
+    A, A_val = rng.standard_normal((60, 20)), rng.standard_normal((40, 20))
+    y, y_val = A @ truth + 0.1 * rng.standard_normal(60), A_val @ truth + 0.1 * rng.standard_normal(40)
+    return {"np": np, "ih": ih, "A": A, "y": y, "A_val": A_val, "y_val": y_val}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_runs_as_written(page, tmp_path, monkeypatch):
+    """Blocks run from top to bottom in one namespace: `>>>` blocks are compared, others only have to run."""
+    monkeypatch.chdir(tmp_path)
+    names = users_data()
+    for line, block in python_blocks(page):
+        if ">>>" not in block:
+            exec(compile("\n" * line + block, str(page), "exec"), names)
+            continue
+        example = doctest.DocTestParser().get_doctest(block, names, page.name, str(page), line)
+        example.globs = names
+        assert doctest.DocTestRunner(optionflags=CHECK).run(example, clear_globs=False).failed == 0
+
+
+def test_readme_has_the_python_page():
+    assert len(python_blocks(CHECKOUT / "README.md")) >= 1

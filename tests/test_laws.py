@@ -1,0 +1,113 @@
+"""One parametrised test for each law, and none of the public classes left out."""
+
+import inspect
+
+import jax.numpy as jnp
+import laws
+import numpy as np
+import pytest
+import scipy.sparse
+
+import invhyper as ih
+from invhyper.linear_solvers import LinearSolver
+from invhyper.operators import Sparse
+
+RNG = np.random.default_rng(7)
+A, A_VAL = RNG.standard_normal((12, 5)), RNG.standard_normal((9, 5))
+X = np.array([2.0, -1.0, 0.0, 0.5, 0.0])
+Y, Y_VAL = A @ X + 0.1 * RNG.standard_normal(12), A_VAL @ X + 0.1 * RNG.standard_normal(9)
+
+# name: (lower level, theta)
+LOWER = {
+    "Ridge": lambda: (ih.Ridge(A, Y), {"l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
+    "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
+    "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
+}
+# Minimisers without constraints: their objective has a word of its own.
+UNCONSTRAINED = {"Ridge", "Together"}
+HYPERGRADIENT = {
+    "Implicit": lambda: ih.Implicit(),
+    "Implicit direct": lambda: ih.Implicit(ih.Direct()),
+    "Implicit CG": lambda: ih.Implicit(ih.CG()),
+    "Implicit GMRES": lambda: ih.Implicit(ih.GMRES()),
+    "Implicit Neumann": lambda: ih.Implicit(ih.Neumann(300)),
+    "Unrolled": lambda: ih.Unrolled(7),
+}
+SOLVERS = {
+    "Direct": lambda: ih.Direct(),
+    "CG": lambda: ih.CG(),
+    "GMRES": lambda: ih.GMRES(),
+    "Neumann": lambda: ih.Neumann(400),
+}
+MATRIX = Sparse.from_scipy(scipy.sparse.random_array((7, 5), density=0.4, rng=np.random.default_rng(1)))
+OPERATORS = {"Sparse": MATRIX, "Transposed": MATRIX.T}
+
+
+class GradientSteps(ih.Iteration):
+    """x <- x - step (A^T (A x - y) + l2 x): the fixed point is the ridge solution."""
+
+    A: jnp.ndarray
+    y: jnp.ndarray
+
+    def init(self, theta, start=None):
+        return jnp.zeros(self.A.shape[1]) if start is None else jnp.asarray(start.x)
+
+    def step(self, state, theta, t):
+        return state - 0.03 * (self.A.T @ (self.A @ state - self.y) + theta["l2"] * state)
+
+    def output(self, state):
+        return state
+
+
+def criterion(x, theta):
+    """Smooth in x and in theta, for x of any structure."""
+    parts = x if isinstance(x, tuple) else (x,)
+    return sum(jnp.sum((part - 0.3) ** 2) for part in parts) + 0.05 * sum(jnp.sum(v) for v in theta.values())
+
+
+@pytest.mark.parametrize("name", LOWER)
+def test_lower_level(name):
+    lower, theta = LOWER[name]()
+    laws.lower_level(lower, theta)
+
+
+@pytest.mark.parametrize("name", sorted(UNCONSTRAINED))
+def test_minimiser(name):
+    lower, theta = LOWER[name]()
+    laws.minimiser(lower, theta, ih.solve(lower, lower.check(theta), tol=1e-11).x)
+
+
+@pytest.mark.parametrize("name", LOWER)
+def test_implicit_hypergradient_of(name):
+    lower, theta = LOWER[name]()
+    laws.hypergradient(ih.Implicit(), ih.Bilevel(lower, criterion), theta)
+
+
+@pytest.mark.parametrize("name", HYPERGRADIENT)
+def test_hypergradient(name):
+    lower, theta = LOWER["FixedPoint"]()
+    laws.hypergradient(HYPERGRADIENT[name](), ih.Bilevel(lower, criterion), theta)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_linear_solver(name):
+    laws.linear_solver(SOLVERS[name]())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator(name):
+    laws.dot_test(OPERATORS[name])
+
+
+def public(kind=object, home: str = "") -> set[str]:
+    """Public names of one kind."""
+    names = [name for name, module in ih._WHERE.items() if module.startswith(home)]
+    things = {name: getattr(ih, name) for name in names}
+    return {thing.__name__ for thing in things.values() if inspect.isclass(thing) and issubclass(thing, kind)}
+
+
+def test_no_class_without_its_law():
+    assert public(ih.LowerLevel) - {"LowerLevel"} == set(LOWER)
+    assert public(home="hypergradient") == {name.split()[0] for name in HYPERGRADIENT}
+    assert public(LinearSolver) == set(SOLVERS)
+    assert {thing for thing in dir(ih.operators) if inspect.isclass(getattr(ih.operators, thing))} <= set(OPERATORS)
