@@ -1,4 +1,4 @@
-"""Sphinx configuration: MyST pages, the furo theme, and an API page made from the package's own list of public names."""
+"""Sphinx: MyST pages, the furo theme, and an API page made from the package's own list of public names."""
 
 import inspect
 import re
@@ -19,36 +19,37 @@ html_title = "invhyper"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_class_signature = "mixed"
-nitpicky = False
+autodoc_inherit_docstrings = False
 
 
 def plain_docstring(app, what, name, thing, options, lines):
-    """Docstrings are plain text: `code`, **bold**, indented equations, `>>>` examples. Here they become reStructuredText."""
-    out = []
-    for i, line in enumerate(lines):
-        first_of_block = line.startswith("    ") and i > 0 and not lines[i - 1].strip()
-        if first_of_block and not out[-1:] == ["::"] and not any(old.startswith("::") for old in out[-2:]):
-            out += ["::", ""]
-        verbatim = line.startswith("    ") or line.lstrip().startswith((">>>", "...")) or _is_output(lines, i)
-        out.append(line if verbatim else _escape(line))
+    """Docstrings are plain text with `code`, **bold**, indented equations and examples: to reStructuredText."""
+    out, block = [], []
+    for line in [*lines, ""]:
+        if line.strip():
+            block.append(line)
+            continue
+        out += _paragraph(block) + [""]
+        block = []
     lines[:] = out
 
 
-def _is_output(lines, i):
-    """Whether line i is what an example above it prints: no blank line stands between."""
-    while i > 0 and lines[i - 1].strip():
-        i -= 1
-        if lines[i].lstrip().startswith(">>>"):
-            return True
-    return False
+def _paragraph(block):
+    if block and block[0].startswith("    "):
+        return ["::", "", *block]
+    if block and block[0].lstrip().startswith(">>>"):
+        return block
+    return [_escape(line) for line in block]
 
 
 def _escape(line):
+    """Code gets its double quotes; outside of it, marks of reStructuredText that are mathematics here are escaped."""
     parts = re.split(r"(`[^`]+`)", line)
-    code = [f"``{part.strip('`')}``" if part.startswith("`") else re.sub(r"([|_\\])", r"\\\1", part) for part in parts]
-    text = "".join(code)
-    text = re.sub(r"(``)(?=\w)", r"\1\\ ", text) if re.search(r"``\w", text) and text.count("``") == 0 else text
-    return re.sub(r"(?<!\*)\*(?!\*)", r"\\*", text)
+    return "".join(f"``{part[1:-1]}``" if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(text):
+    return re.sub(r"(?<!\*)\*(?!\*)", r"\\*", re.sub(r"([|_\\])", r"\\\1", text))
 
 
 def list_public_names(app, docname, source):

@@ -1,4 +1,4 @@
-"""The law that every class of a kind obeys. `test_laws.py` runs them all; a new class is one line in its table there."""
+"""The law that every class of a kind obeys. `test_laws.py` runs them all; a new class is one line in its tables."""
 
 import jax
 import jax.numpy as jnp

@@ -41,7 +41,8 @@ class SmoothedSignal(ih.LowerLevel):
     max_steps: int = eqx.field(static=True)
 
     def __init__(self, y, height: float = 2.0, max_steps: int = 100):
-        if not np.all(np.isfinite(y)):
+        # Values are checked where they are concrete: under jit, vmap or grad they are tracers.
+        if not isinstance(y, jax.core.Tracer) and not np.all(np.isfinite(y)):
             raise ValueError("y holds NaN or infinity: remove or mask these entries")
         self.y, self.height, self.max_steps = jnp.asarray(y, float), height, max_steps
 
