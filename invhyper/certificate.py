@@ -23,8 +23,8 @@ SMALLEST_STEP = 1e-10
 class Comparison:
     """One directional derivative twice: `slope` from the gradient, `difference` from values, known to `uncertainty`.
 
-    `step` is the h that was used. `agrees` is None where the differences cannot decide (a kink within reach), and `note`
-    says why.
+    `step` is the h that was used. `agrees` is None where the differences cannot decide (a kink within reach), and
+    `note` says why.
     """
 
     direction: str
@@ -65,10 +65,11 @@ def audit(
 
         D(h) = (F(theta + h d) - F(theta - h d)) / 2h,    extrapolated: (4 D(h/2) - D(h)) / 3
 
-    Every scalar of theta is a direction, or, beyond 20 of them, each key as a whole and 5 random directions. h starts at
-    `step` times the size of theta along d, and is shrunk until the solution lies on the same stratum at all five points:
-    across a kink differences mean nothing. A slope agrees if it is within `rtol` (relative) plus the uncertainty of the
-    differences: their truncation, |D(h/2) - D(h)| / 3, and the noise of F (lower-level residual reached, rounding) over h.
+    Every scalar of theta is a direction, or, beyond 20 of them, each key as a whole and 5 random directions. h starts
+    at `step` times the size of theta along d, and is shrunk until the solution lies on the same stratum at all five
+    points: across a kink differences mean nothing. A slope agrees if it is within `rtol` (relative) plus the
+    uncertainty of the differences: their truncation, |D(h/2) - D(h)| / 3, and the noise of F (lower-level residual
+    reached, rounding) over h.
 
     **Arguments**: `hypergradient`: what is audited (None: `Implicit()`); its own values are differenced, so that
     `Unrolled` is compared with the truncated run it differentiates. `tol` is asked of the lower level; what it reaches
