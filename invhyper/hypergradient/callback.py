@@ -45,7 +45,7 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
 
 
 def _is_inexact(leaf) -> bool:
-    return eqx.is_inexact_array_like(leaf) and isinstance(leaf, jax.Array | np.ndarray)
+    return eqx.is_inexact_array(leaf)
 
 
 def _is_primal(leaf) -> bool:
