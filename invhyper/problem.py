@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree
 
 from invhyper import tree
 
-CONVERGED, ABOVE_TOLERANCE, NOT_FINITE = 0, 1, 2
+CONVERGED, ABOVE_TOLERANCE, NOT_FINITE, INDEFINITE = 0, 1, 2, 3
 
 
 class NotConverged(RuntimeError):
@@ -249,6 +249,11 @@ def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
     elif code == NOT_FINITE:
         advice = "check the data, the start and theta, or scale the problem"
         said = f"{name} met NaN or infinity after {steps} steps: {advice}"
+    elif code == INDEFINITE:
+        said = (
+            f"{name} stands where the second derivative is not positive definite (a saddle, a maximum or a flat "
+            "direction): x* is no strict minimum and has no derivative; change the start, or raise the regularisation"
+        )
     else:
         said = f"{name} stopped at {error:.1e}, above tol {tol:.1e}, after {steps} steps: raise max_steps or loosen tol"
     return Solution(solution.x, error, steps, said, solution.memo)
@@ -300,10 +305,17 @@ def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, to
     if lower.host:
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)
     else:
-        solution = sentence(lower, _solve(lower, theta, restart(lower, theta, start), np.asarray(tol)), tol)
-    if throw and not float(solution.error) <= tol:
+        solution = _solve(lower, theta, restart(lower, theta, start), np.asarray(tol))
+    failed = not float(solution.error) <= tol or has_failed(solution)
+    solution = sentence(lower, solution, tol)
+    if throw and failed:
         raise NotConverged(solution.result)
     return solution
+
+
+def has_failed(solution: Solution) -> bool:
+    """Whether the integer code of a traced solution is another than CONVERGED (a sentence: judged by its error)."""
+    return not isinstance(solution.result, str) and int(solution.result) != CONVERGED
 
 
 def restart(lower: LowerLevel, theta: PyTree, start: Solution | None) -> Solution | None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import linear_solvers, tree
 from invhyper.hypergradient.adjoint import apply_transpose, pull, solve_adjoint, value_and_pull
 from invhyper.hypergradient.callback import implicit_layer
-from invhyper.problem import Bilevel, Certificate, Evaluation, LowerLevel, NotConverged, Solution, restart, sentence
+from invhyper.problem import Bilevel, Certificate, Evaluation, LowerLevel, NotConverged, Solution, has_failed, restart, sentence
 
 KINK = 1e-8
 
@@ -70,7 +71,10 @@ class Implicit(eqx.Module):
         solution, value, gradient, adjoint, residual, margin, error = _evaluate(
             self, problem, theta, start, adjoint, np.asarray(tol)
         )
+        failed = has_failed(solution)
         solution = sentence(lower, solution, tol)
+        if throw and failed:
+            raise NotConverged(solution.result)
         error = None if error is None else float(error)
         certificate = certify(solution, float(residual), float(margin), "", error)
         gradient = tree.to_numpy(gradient)
@@ -154,17 +158,12 @@ def _host_error(linearisation, solution, rhs, z, gradient, criterion, theta, est
     return float(tree.norm(linearisation.B_transpose(dz)) + relative * size + np.finfo(float).eps * size)
 
 
+@eqx.filter_jit
 def _zero_adjoint(lower, theta, start):
     """A cold adjoint of the right shape, so that the first call and the warm ones share one program."""
     if start is None:
         return None
-
-    def rhs(start):
-        x = lower.solve(theta, start=start, throw=False)
-        return lower.linearise(x, theta).P_transpose(x.x)
-
-    shapes = eqx.filter_eval_shape(rhs, start)
-    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(jnp.zeros_like, lower.linearise(start, theta).P_transpose(start.x))
 
 
 def certify(

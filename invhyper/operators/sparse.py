@@ -48,6 +48,10 @@ class Sparse(eqx.Module):
     def T(self) -> "Transposed":
         return Transposed(self)
 
+    def row_squares(self) -> Array:
+        """The sum of squares of each row."""
+        return jax.ops.segment_sum(self.data**2, self._rows(), self.shape[0], indices_are_sorted=True)
+
     @property
     def dtype(self):
         return self.data.dtype

@@ -1,0 +1,107 @@
+"""Logistic regression with weight decay."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Float
+
+from invhyper.criteria.validation import log_loss
+from invhyper.lower.data import design_and_target
+from invhyper.lower.minimum import Minimum
+from invhyper.operators.sparse import Sparse
+
+
+class Logistic(Minimum):
+    """Logistic regression with one weight decay, or one for each coefficient.
+
+        x*(theta) = argmin_x 1/n sum_i log(1 + exp(-y_i a_i . x)) + 1/2 sum_j l2_j x_j^2,   theta = {"l2"}
+
+    **Arguments**: `A` (n, p), dense or scipy sparse; `labels` (n,), -1/+1 or 0/1; `intercept`: True appends a last entry
+    to x, an unpenalised offset of every a_i . x. theta["l2"] is a scalar or (p,), at least 0.
+
+    The error of a solution is |R| relative to the size of R's terms before they cancel, the larger of |l2 x| and the root
+    of the sum of squares of the rows' terms. Raises ValueError for shapes, NaN and labels of any other kind; a solve ends
+    in `NotConverged` if the classes are separable and l2 = 0 (no minimum) or the Hessian is singular.
+
+    >>> import numpy as np, invhyper as ih
+    >>> lower = ih.Logistic(np.array([[1.0], [2.0], [-1.0]]), np.array([1, -1, -1]))
+    >>> print(ih.solve(lower, {"l2": 0.1}).x.round(6))
+    [0.0]
+
+    Hosmer, Lemeshow and Sturdivant (2013), doi:10.1002/9781118548387.
+    """
+
+    keys: ClassVar = ("l2",)
+    loss: ClassVar[Callable] = staticmethod(log_loss)
+    A: Float[Array, "n p"] | Sparse
+    labels: Float[Array, " n"]
+    intercept: bool = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+
+    def __init__(self, A, labels, intercept: bool = False, *, max_steps: int = 1000):
+        A, labels = design_and_target("Logistic", A, labels, "labels")
+        if not isinstance(labels, jax.core.Tracer):
+            unknown = np.setdiff1d(np.unique(labels), [-1.0, 0.0, 1.0])
+            if unknown.size or {-1.0, 0.0} <= set(np.unique(labels).tolist()):
+                raise ValueError(f"Logistic labels hold {np.unique(labels)[:5].tolist()}: -1/+1 or 0/1 is wanted")
+        if intercept:
+            A = _with_ones(A)
+        self.A, self.labels = A, jnp.where(labels == 0, -1.0, labels)
+        self.intercept, self.max_steps = bool(intercept), max_steps
+
+    def bounds(self, theta):
+        shape = np.shape(theta["l2"])
+        return {"l2": np.zeros(shape)}, {"l2": np.full(shape, np.inf)}
+
+    def check(self, theta):
+        theta = super().check(theta)
+        p = self.A.shape[1] - self.intercept
+        if jnp.shape(theta["l2"]) not in ((), (p,)):
+            raise ValueError(f"theta 'l2' has shape {jnp.shape(theta['l2'])}: a scalar or ({p},) is wanted in Logistic")
+        return theta
+
+    def first(self, theta):
+        return jnp.zeros(self.A.shape[1], self.A.dtype)
+
+    def objective(self, x, theta):
+        fit = jnp.mean(log_loss(self.A @ x, self.labels))
+        return fit + 0.5 * jnp.sum(self._decay(theta) * x**2)
+
+    def residual(self, x, theta):
+        return self.A.T @ self._pull(x) + self._decay(theta) * x
+
+    def scale(self, x, theta):
+        rows = jnp.sum(self.A**2, axis=1) if not isinstance(self.A, Sparse) else self.A.row_squares()
+        return jnp.maximum(
+            jnp.linalg.norm(self._decay(theta) * x), jnp.sqrt(jnp.sum(rows * self._pull(x) ** 2))
+        )
+
+    def hessian(self, x, theta):
+        if isinstance(self.A, Sparse):
+            return super().hessian(x, theta)
+        chance = jax.nn.sigmoid(self.A @ x)
+        weights = chance * (1 - chance) / self.A.shape[0]
+        decay = jnp.broadcast_to(self._decay(theta), x.shape)
+        return (self.A.T * weights) @ self.A + jnp.diag(decay)
+
+    def _pull(self, x):
+        """The slope of each row's loss in its prediction."""
+        return -self.labels * jax.nn.sigmoid(-self.labels * (self.A @ x)) / self.A.shape[0]
+
+    def _decay(self, theta):
+        l2 = jnp.asarray(theta["l2"])
+        if not self.intercept:
+            return l2
+        p = self.A.shape[1] - 1
+        return jnp.append(jnp.broadcast_to(l2, (p,)), 0.0)
+
+
+def _with_ones(A):
+    if isinstance(A, Sparse):
+        return Sparse.from_scipy(scipy.sparse.hstack([A.to_scipy(), np.ones((A.shape[0], 1))]))
+    return jnp.concatenate([A, jnp.ones((A.shape[0], 1), A.dtype)], axis=1)

@@ -1,0 +1,195 @@
+"""Lower levels that minimise a twice-differentiable function: L-BFGS from afar, Newton steps to rounding nearby.
+
+    x*(theta) = argmin_x f(x, theta),   R(x, theta) = grad_x f,   A = the Hessian, factored once for Newton and adjoint
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import lineax as lx
+import optax
+from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, PyTree
+
+from invhyper import tree
+from invhyper.linear_solvers import DENSE_LIMIT
+from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, INDEFINITE, NOT_FINITE, LowerLevel, Solution
+
+POLISH_BELOW = 1e-6  # a tolerance from here down is taken as "exact": Newton goes on until rounding stops it
+DESCENT_DROP = 1e-3  # what L-BFGS hands over to Newton, relative to where it began
+NEWTON_STEPS = 12
+ROUNDING = 1e-15
+TINY = 1e-300
+
+
+class Minimum(LowerLevel):
+    """x*(theta) = argmin_x objective(x, theta), for subclasses that give `objective` and `first` (a cold x).
+
+    They may sharpen `residual` (the gradient, else by automatic differentiation), `scale` (the size of its terms) and
+    `hessian` (the dense matrix, for x of a few hundred entries). `max_steps` bounds L-BFGS and Newton steps together.
+    """
+
+    tags: ClassVar = lx.positive_semidefinite_tag
+    max_steps: ClassVar[int] = 1000
+
+    def first(self, theta: PyTree) -> PyTree:
+        """The x of a cold start."""
+        raise NotImplementedError(f"{type(self).__name__} defines no first x")
+
+    def residual(self, x, theta):
+        return jax.grad(self.objective)(x, theta)
+
+    def scale(self, x: PyTree, theta: PyTree) -> Array:
+        """The size of the terms of R at x, which `error` and `tol` are relative to: here |A x| or |A (x - first x)|."""
+        slope = lambda x: self.residual(x, theta)
+        away = tree.subtract(x, self.first(theta))
+        sizes = [tree.norm(jax.jvp(slope, (x,), (v,))[1]) for v in (x, away)]
+        return jnp.maximum(*sizes)
+
+    def hessian(self, x: PyTree, theta: PyTree) -> Array:
+        """The dense Hessian in the flat coordinates of x."""
+        flat, unravel = ravel_pytree(x)
+        slope = lambda v: ravel_pytree(self.residual(unravel(v), theta))[0]
+        return jax.jacfwd(slope)(flat)
+
+    def cold_start(self, theta):
+        x = jax.tree.map(jnp.asarray, self.first(theta))
+        size = tree.size(x)
+        return Solution(x, memo=jnp.eye(size) if size <= DENSE_LIMIT else None)
+
+    def shape(self, theta):
+        return jax.eval_shape(self.first, theta)
+
+    def solve(self, theta, *, start=None, tol=1e-8, throw=True):
+        first = self.first(theta) if start is None else start.x
+        flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, first))
+        found = _minimise(self, flat, unravel, theta, tol)
+        finite = jnp.isfinite(found.value) & jnp.all(jnp.isfinite(found.x)) & jnp.isfinite(found.error)
+        code = jnp.where(found.error <= tol, CONVERGED, ABOVE_TOLERANCE)
+        code = jnp.where((code == CONVERGED) & ~found.convex, INDEFINITE, code)
+        code = jnp.where(finite, code, NOT_FINITE)
+        return Solution(unravel(found.x), found.error, found.steps, code, found.factor)
+
+    def linearise(self, solution, theta):
+        linearisation = super().linearise(solution, theta)
+        if solution.memo is None:
+            return linearisation
+        precondition = _preconditioner(solution.memo)
+
+        def own_factor(rhs, transpose):
+            flat, unravel = ravel_pytree(rhs)
+            product = lambda v: ravel_pytree(linearisation.A.mv(unravel(v)))[0]
+            return unravel(_refined(product, flat, precondition, 0.1 * jnp.finfo(flat.dtype).eps ** 0.5 * 1e-5, 50))
+
+        return linearisation.__class__(**{**vars(linearisation), "solve": own_factor})
+
+
+class _Found(NamedTuple):
+    x: Array
+    value: Array
+    slope: Array
+    scale: Array
+    steps: Array
+    factor: Any
+    convex: Array
+    moving: Array
+    first: Array
+
+    @property
+    def error(self):
+        size = jnp.linalg.norm(self.slope)
+        return jnp.where(size == 0, 0.0, size / jnp.maximum(self.scale, TINY))
+
+
+def _minimise(lower, x, unravel, theta, tol) -> _Found:
+    """L-BFGS until Newton's region, Newton steps by a factored (or CG-solved) Hessian, and again if those fail."""
+    target = jnp.where(tol <= POLISH_BELOW, ROUNDING, tol)
+
+    def value_at(x):
+        return lower.objective(unravel(x), theta)
+
+    def slope_at(x):
+        return ravel_pytree(lower.residual(unravel(x), theta))[0]
+
+    def scale_at(x):
+        return lower.scale(unravel(x), theta)
+
+    def at(x, before, **changes):
+        return before._replace(x=x, value=value_at(x), slope=slope_at(x), scale=scale_at(x), **changes)
+
+    def newton(found):
+        if x.size <= DENSE_LIMIT:
+            factor = jnp.linalg.cholesky(lower.hessian(unravel(found.x), theta))
+            found = found._replace(factor=factor, convex=jnp.all(jnp.isfinite(factor)))
+        precondition = _preconditioner(found.factor)
+
+        def step(carry):
+            found, count, _ = carry
+            _, product = jax.linearize(slope_at, found.x)
+            goal = jnp.clip(0.1 * found.error, 1e-12, 0.1)
+            direction = _refined(product, found.slope, precondition, goal, 200)
+            trial = at(found.x - direction, found, steps=found.steps + 1)
+            drop = jnp.linalg.norm(trial.slope) / jnp.linalg.norm(found.slope)
+            level = trial.value <= found.value + 1e-12 * jnp.abs(found.value)
+            better = (drop < 1) & level
+            chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, found)
+            return chosen, count + 1, (drop < 0.5) & level
+
+        def go(carry):
+            found, count, falling = carry
+            return falling & (found.error > target) & (count < NEWTON_STEPS)
+
+        return jax.lax.while_loop(go, step, (found, 0, found.convex))[0]
+
+    def outer(found):
+        before, value = jnp.linalg.norm(found.slope), found.value
+        reach = jnp.maximum(before, jnp.where(found.first, found.scale, 0.0))  # a warm start may be Newton's at once
+        goal = jnp.maximum(DESCENT_DROP * reach, tol * found.scale)
+        x, steps = _descend(value_at, found.x, goal, lower.max_steps - found.steps)
+        found = newton(at(x, found, steps=found.steps + steps))
+        moving = (jnp.linalg.norm(found.slope) < before) | (found.value < value)
+        return found._replace(moving=moving | found.first, first=false)
+
+    def unfinished(found):
+        return (found.error > tol) & found.moving & (found.steps < lower.max_steps)
+
+    x = jax.lax.stop_gradient(x)
+    factor = jnp.eye(x.size, dtype=x.dtype) if x.size <= DENSE_LIMIT else None
+    true, false = jnp.asarray(True), jnp.asarray(False)
+    blank = _Found(x, 0.0, x, 1.0, jnp.asarray(0), factor, true, true, true)
+    found = outer(at(x, blank))
+    return jax.lax.while_loop(unfinished, outer, found)
+
+
+def _descend(value_at, x, goal, max_steps):
+    """L-BFGS until |slope| <= goal; returns x and the steps taken."""
+    method = optax.lbfgs()
+    value_and_slope = optax.value_and_grad_from_state(value_at)
+
+    def step(carry):
+        x, state, count = carry
+        value, slope = value_and_slope(x, state=state)
+        update, state = method.update(slope, state, x, value=value, grad=slope, value_fn=value_at)
+        return optax.apply_updates(x, update), state, count + 1
+
+    def go(carry):
+        _, state, count = carry
+        size = jnp.linalg.norm(optax.tree.get(state, "grad"))
+        return (size > goal) & (count < max_steps)
+
+    first_slope = jax.grad(value_at)(x)
+    state = optax.tree.set(method.init(x), grad=first_slope, value=value_at(x))
+    x, _, count = jax.lax.while_loop(go, step, (x, state, 0))
+    return x, count
+
+
+def _preconditioner(factor):
+    return (lambda v: v) if factor is None else (lambda v: jsl.cho_solve((factor, True), v))
+
+
+def _refined(product, rhs, precondition, goal, max_steps):
+    """product(z) = rhs by CG, preconditioned by a factor from nearby, to the relative residual `goal`."""
+    return cg(product, rhs, tol=goal, maxiter=max_steps, M=precondition)[0]
