@@ -29,9 +29,9 @@ class Logistic(Minimum):
     in `NotConverged` if the classes are separable and l2 = 0 (no minimum) or the Hessian is singular.
 
     >>> import numpy as np, invhyper as ih
-    >>> lower = ih.Logistic(np.array([[1.0], [2.0], [-1.0]]), np.array([1, -1, -1]))
+    >>> lower = ih.Logistic(np.array([[1.0], [2.0], [-1.0]]), np.array([1, 1, 1]))
     >>> print(ih.solve(lower, {"l2": 0.1}).x.round(6))
-    [0.0]
+    [0.594318]
 
     Hosmer, Lemeshow and Sturdivant (2013), doi:10.1002/9781118548387.
     """
@@ -66,7 +66,7 @@ class Logistic(Minimum):
         return theta
 
     def first(self, theta):
-        return jnp.zeros(self.A.shape[1], self.A.dtype)
+        return np.zeros(self.A.shape[1], self.A.dtype)
 
     def objective(self, x, theta):
         fit = jnp.mean(log_loss(self.A @ x, self.labels))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import lineax as lx
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
@@ -21,7 +22,7 @@ from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, INDEFINITE, NOT_FINITE,
 POLISH_BELOW = 1e-6  # a tolerance from here down is taken as "exact": Newton goes on until rounding stops it
 DESCENT_DROP = 1e-3  # what L-BFGS hands over to Newton, relative to where it began
 NEWTON_STEPS = 12
-ROUNDING = 1e-15
+EXACT = 1e-13
 TINY = 1e-300
 
 
@@ -56,9 +57,9 @@ class Minimum(LowerLevel):
         return jax.jacfwd(slope)(flat)
 
     def cold_start(self, theta):
-        x = jax.tree.map(jnp.asarray, self.first(theta))
-        size = tree.size(x)
-        return Solution(x, memo=jnp.eye(size) if size <= DENSE_LIMIT else None)
+        x = self.first(theta)
+        size, dtype = tree.size(x), jnp.result_type(*jax.tree.leaves(x))
+        return Solution(x, memo=np.eye(size, dtype=dtype) if size <= DENSE_LIMIT else None)
 
     def shape(self, theta):
         return jax.eval_shape(self.first, theta)
@@ -106,7 +107,7 @@ class _Found(NamedTuple):
 
 def _minimise(lower, x, unravel, theta, tol) -> _Found:
     """L-BFGS until Newton's region, Newton steps by a factored (or CG-solved) Hessian, and again if those fail."""
-    target = jnp.where(tol <= POLISH_BELOW, ROUNDING, tol)
+    target = jnp.where(tol <= POLISH_BELOW, EXACT, tol)
 
     def value_at(x):
         return lower.objective(unravel(x), theta)
@@ -151,17 +152,16 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
         x, steps = _descend(value_at, found.x, goal, lower.max_steps - found.steps)
         found = newton(at(x, found, steps=found.steps + steps))
         moving = (jnp.linalg.norm(found.slope) < before) | (found.value < value)
-        return found._replace(moving=moving | found.first, first=false)
+        return found._replace(moving=moving, first=jnp.asarray(False))
 
     def unfinished(found):
-        return (found.error > tol) & found.moving & (found.steps < lower.max_steps)
+        return found.first | ((found.error > tol) & found.moving & (found.steps < lower.max_steps))
 
     x = jax.lax.stop_gradient(x)
     factor = jnp.eye(x.size, dtype=x.dtype) if x.size <= DENSE_LIMIT else None
-    true, false = jnp.asarray(True), jnp.asarray(False)
+    true = jnp.asarray(True)
     blank = _Found(x, 0.0, x, 1.0, jnp.asarray(0), factor, true, true, true)
-    found = outer(at(x, blank))
-    return jax.lax.while_loop(unfinished, outer, found)
+    return jax.lax.while_loop(unfinished, outer, at(x, blank))
 
 
 def _descend(value_at, x, goal, max_steps):

@@ -27,7 +27,7 @@ class Smooth(Minimum):
     >>> import jax.numpy as jnp, invhyper as ih
     >>> lower = ih.Smooth(lambda x, theta: jnp.sum((x - theta["a"]) ** 4 + (x - 1) ** 2), start=jnp.zeros(1))
     >>> print(ih.solve(lower, {"a": 2.0}).x.round(6))
-    [1.589755]
+    [1.410245]
 
     Liu and Nocedal (1989), doi:10.1007/BF01589116; Dembo, Eisenstat and Steihaug (1982), doi:10.1137/0719025.
     """
