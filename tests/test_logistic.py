@@ -36,7 +36,9 @@ def test_breast_cancer_optimum():
     bilevel = ih.Bilevel(ih.Logistic(rows, labels), ih.HeldOut(held, held_labels))
     best = ih.Implicit()(bilevel, {"l2": 0.0060869560})
     assert best.value == pytest.approx(0.10807402131945, abs=1e-10)
-    below, above = (float(ih.Implicit()(bilevel, {"l2": 0.0060869560 * k}).gradient["l2"]) for k in (1 - 1e-5, 1 + 1e-5))
+    below, above = (
+        float(ih.Implicit()(bilevel, {"l2": 0.0060869560 * k}).gradient["l2"]) for k in (1 - 1e-5, 1 + 1e-5)
+    )
     assert below < 0 < above
 
 

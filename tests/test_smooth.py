@@ -47,9 +47,7 @@ def test_many_unknowns_use_conjugate_gradients():
     def loss(x, theta):
         return 0.5 * jnp.sum(curvature * (x - theta["a"]) ** 2) + 0.25 * jnp.sum((x - theta["a"]) ** 4)
 
-    evaluation = ih.Implicit()(
-        ih.Bilevel(ih.Smooth(loss, np.zeros(400)), lambda x, theta: jnp.sum(x)), {"a": 1.0}
-    )
+    evaluation = ih.Implicit()(ih.Bilevel(ih.Smooth(loss, np.zeros(400)), lambda x, theta: jnp.sum(x)), {"a": 1.0})
     np.testing.assert_allclose(evaluation.solution.x, 1.0, atol=1e-10)
     assert evaluation.gradient["a"] == pytest.approx(400.0, rel=1e-8)
     assert evaluation.solution.memo is None

@@ -1,6 +1,6 @@
 """The implicit hypergradient: one adjoint solve on the stratum of the solution.
 
-    A^T z = P^T grad_x C,      grad F = grad_theta C - B^T z.
+A^T z = P^T grad_x C,      grad F = grad_theta C - B^T z.
 """
 
 from typing import Any
@@ -14,7 +14,17 @@ from jaxtyping import PyTree
 from invhyper import linear_solvers, tree
 from invhyper.hypergradient.adjoint import apply_transpose, pull, solve_adjoint, value_and_pull
 from invhyper.hypergradient.callback import implicit_layer
-from invhyper.problem import Bilevel, Certificate, Evaluation, LowerLevel, NotConverged, Solution, has_failed, restart, sentence
+from invhyper.problem import (
+    Bilevel,
+    Certificate,
+    Evaluation,
+    LowerLevel,
+    NotConverged,
+    Solution,
+    has_failed,
+    restart,
+    sentence,
+)
 
 KINK = 1e-8
 

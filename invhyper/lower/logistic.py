@@ -77,9 +77,7 @@ class Logistic(Minimum):
 
     def scale(self, x, theta):
         rows = jnp.sum(self.A**2, axis=1) if not isinstance(self.A, Sparse) else self.A.row_squares()
-        return jnp.maximum(
-            jnp.linalg.norm(self._decay(theta) * x), jnp.sqrt(jnp.sum(rows * self._pull(x) ** 2))
-        )
+        return jnp.maximum(jnp.linalg.norm(self._decay(theta) * x), jnp.sqrt(jnp.sum(rows * self._pull(x) ** 2)))
 
     def hessian(self, x, theta):
         if isinstance(self.A, Sparse):

@@ -1,6 +1,6 @@
 """Lower levels that minimise a twice-differentiable function: L-BFGS from afar, Newton steps to rounding nearby.
 
-    x*(theta) = argmin_x f(x, theta),   R(x, theta) = grad_x f,   A = the Hessian, factored once for Newton and adjoint
+x*(theta) = argmin_x f(x, theta),   R(x, theta) = grad_x f,   A = the Hessian, factored once for Newton and adjoint
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import lineax as lx
 import numpy as np
-import optax
+import optimistix as optx
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, PyTree
@@ -20,7 +20,7 @@ from invhyper.linear_solvers import DENSE_LIMIT
 from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, INDEFINITE, NOT_FINITE, LowerLevel, Solution
 
 POLISH_BELOW = 1e-6  # a tolerance from here down is taken as "exact": Newton goes on until rounding stops it
-DESCENT_DROP = 1e-3  # what L-BFGS hands over to Newton, relative to where it began
+DESCENT_DROP = 1e-2  # where L-BFGS hands over to Newton: the relative change of x and of the value
 NEWTON_STEPS = 12
 EXACT = 1e-13
 TINY = 1e-300
@@ -97,7 +97,7 @@ class _Found(NamedTuple):
     factor: Any
     convex: Array
     moving: Array
-    first: Array
+    drop: Array
 
     @property
     def error(self):
@@ -147,43 +147,33 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
 
     def outer(found):
         before, value = jnp.linalg.norm(found.slope), found.value
-        reach = jnp.maximum(before, jnp.where(found.first, found.scale, 0.0))  # a warm start may be Newton's at once
-        goal = jnp.maximum(DESCENT_DROP * reach, tol * found.scale)
-        x, steps = _descend(value_at, found.x, goal, lower.max_steps - found.steps)
+        x, steps = _descend(value_at, slope_at, found.x, found.drop, lower.max_steps)
         found = newton(at(x, found, steps=found.steps + steps))
         moving = (jnp.linalg.norm(found.slope) < before) | (found.value < value)
-        return found._replace(moving=moving, first=jnp.asarray(False))
+        return found._replace(moving=moving, drop=jnp.maximum(1e-2 * found.drop, 1e-13))
 
     def unfinished(found):
-        return found.first | ((found.error > tol) & found.moving & (found.steps < lower.max_steps))
+        return (found.drop == DESCENT_DROP) | ((found.error > tol) & found.moving & (found.steps < lower.max_steps))
 
     x = jax.lax.stop_gradient(x)
     factor = jnp.eye(x.size, dtype=x.dtype) if x.size <= DENSE_LIMIT else None
     true = jnp.asarray(True)
-    blank = _Found(x, 0.0, x, 1.0, jnp.asarray(0), factor, true, true, true)
+    blank = _Found(x, 0.0, x, 1.0, jnp.asarray(0), factor, true, true, jnp.asarray(DESCENT_DROP))
     return jax.lax.while_loop(unfinished, outer, at(x, blank))
 
 
-def _descend(value_at, x, goal, max_steps):
-    """L-BFGS until |slope| <= goal; returns x and the steps taken."""
-    method = optax.lbfgs()
-    value_and_slope = optax.value_and_grad_from_state(value_at)
+def _descend(value_at, slope_at, x, drop, max_steps):
+    """L-BFGS until steps and values change by less than `drop`; returns x and the steps taken.
 
-    def step(carry):
-        x, state, count = carry
-        value, slope = value_and_slope(x, state=state)
-        update, state = method.update(slope, state, x, value=value, grad=slope, value_fn=value_at)
-        return optax.apply_updates(x, update), state, count + 1
-
-    def go(carry):
-        _, state, count = carry
-        size = jnp.linalg.norm(optax.tree.get(state, "grad"))
-        return (size > goal) & (count < max_steps)
-
-    first_slope = jax.grad(value_at)(x)
-    state = optax.tree.set(method.init(x), grad=first_slope, value=value_at(x))
-    x, _, count = jax.lax.while_loop(go, step, (x, state, 0))
-    return x, count
+    The function is scaled so that the first step, along the slope, has the length that its curvature asks for.
+    """
+    slope, bend = jax.jvp(slope_at, (x,), (slope_at(x),))
+    curvature, square = jnp.vdot(slope, bend), jnp.vdot(slope, slope)
+    usual = (1 + jnp.linalg.norm(x)) / jnp.sqrt(square + TINY)
+    length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1.0), usual)
+    method = optx.LBFGS(drop, drop * jnp.finfo(x.dtype).eps, norm=optx.two_norm)
+    found = optx.minimise(lambda x, length: length * value_at(x), method, x, length, max_steps=max_steps, throw=False)
+    return found.value, found.stats["num_steps"]
 
 
 def _preconditioner(factor):

@@ -50,7 +50,9 @@ class Smooth(Minimum):
     def objective(self, x, theta):
         value = self.loss_function(x, theta)
         if jnp.shape(value) != ():
-            raise ValueError(f"the loss of Smooth returned shape {jnp.shape(value)}: a scalar is wanted (sum or mean it)")
+            raise ValueError(
+                f"the loss of Smooth returned shape {jnp.shape(value)}: a scalar is wanted (sum or mean it)"
+            )
         return value
 
 
