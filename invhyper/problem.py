@@ -302,6 +302,7 @@ def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, to
     >>> ih.solve(ih.Ridge(np.eye(2), np.ones(2)), {"l2": np.array(1.0)}).x.tolist()
     [0.5, 0.5]
     """
+    theta = lower.check(theta)
     if lower.host:
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)
     else:

@@ -1,4 +1,4 @@
-"""Problems with known answers, shared by all tests: closed forms for x*, F and grad F, and the makers of random ones."""
+"""Problems with known answers, shared by all tests: closed forms of x*, F and grad F, and makers of random ones."""
 
 import numpy as np
 from scipy.special import expit

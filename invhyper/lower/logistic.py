@@ -21,12 +21,12 @@ class Logistic(Minimum):
 
         x*(theta) = argmin_x 1/n sum_i log(1 + exp(-y_i a_i . x)) + 1/2 sum_j l2_j x_j^2,   theta = {"l2"}
 
-    **Arguments**: `A` (n, p), dense or scipy sparse; `labels` (n,), -1/+1 or 0/1; `intercept`: True appends a last entry
-    to x, an unpenalised offset of every a_i . x. theta["l2"] is a scalar or (p,), at least 0.
+    **Arguments**: `A` (n, p), dense or scipy sparse; `labels` (n,), -1/+1 or 0/1; `intercept`: True appends a last
+    entry to x, an unpenalised offset of every a_i . x. theta["l2"] is a scalar or (p,), at least 0.
 
-    The error of a solution is |R| relative to the size of R's terms before they cancel, the larger of |l2 x| and the root
-    of the sum of squares of the rows' terms. Raises ValueError for shapes, NaN and labels of any other kind; a solve ends
-    in `NotConverged` if the classes are separable and l2 = 0 (no minimum) or the Hessian is singular.
+    The error of a solution is |R| relative to the size of R's terms before they cancel: the larger of |l2 x| and the
+    root of the sum of squares of the rows' terms. Raises ValueError for shapes, NaN and labels of any other kind; a
+    solve ends in `NotConverged` if the classes are separable and l2 = 0 (no minimum) or the Hessian is singular.
 
     >>> import numpy as np, invhyper as ih
     >>> lower = ih.Logistic(np.array([[1.0], [2.0], [-1.0]]), np.array([1, 1, 1]))

@@ -3,6 +3,7 @@
 x*(theta) = argmin_x f(x, theta),   R(x, theta) = grad_x f,   A = the Hessian, factored once for Newton and adjoint
 """
 
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -45,7 +46,10 @@ class Minimum(LowerLevel):
 
     def scale(self, x: PyTree, theta: PyTree) -> Array:
         """The size of the terms of R at x, which `error` and `tol` are relative to: here |A x| or |A (x - first x)|."""
-        slope = lambda x: self.residual(x, theta)
+
+        def slope(x):
+            return self.residual(x, theta)
+
         away = tree.subtract(x, self.first(theta))
         sizes = [tree.norm(jax.jvp(slope, (x,), (v,))[1]) for v in (x, away)]
         return jnp.maximum(*sizes)
@@ -53,8 +57,7 @@ class Minimum(LowerLevel):
     def hessian(self, x: PyTree, theta: PyTree) -> Array:
         """The dense Hessian in the flat coordinates of x."""
         flat, unravel = ravel_pytree(x)
-        slope = lambda v: ravel_pytree(self.residual(unravel(v), theta))[0]
-        return jax.jacfwd(slope)(flat)
+        return jax.jacfwd(lambda v: ravel_pytree(self.residual(unravel(v), theta))[0])(flat)
 
     def cold_start(self, theta):
         x = self.first(theta)
@@ -82,10 +85,13 @@ class Minimum(LowerLevel):
 
         def own_factor(rhs, transpose):
             flat, unravel = ravel_pytree(rhs)
-            product = lambda v: ravel_pytree(linearisation.A.mv(unravel(v)))[0]
-            return unravel(_refined(product, flat, precondition, 0.1 * jnp.finfo(flat.dtype).eps ** 0.5 * 1e-5, 50))
 
-        return linearisation.__class__(**{**vars(linearisation), "solve": own_factor})
+            def product(v):
+                return ravel_pytree(linearisation.A.mv(unravel(v)))[0]
+
+            return unravel(_refined(product, flat, precondition, 1e-14, 50))
+
+        return replace(linearisation, solve=own_factor)
 
 
 class _Found(NamedTuple):

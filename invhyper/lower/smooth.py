@@ -16,9 +16,9 @@ class Smooth(Minimum):
 
         x*(theta) = argmin_x loss(x, theta),   R = grad_x loss,   A = the Hessian
 
-    **Arguments**: `loss(x, theta)`: a JAX function that returns a scalar; arrays it closes over are constants (give data
-    that is to be differentiated as part of theta, or as an `eqx.Module` with a `__call__`). `start`: x of a cold solve,
-    any tree of floating-point arrays; `max_steps`: L-BFGS and Newton steps together. theta is any tree.
+    **Arguments**: `loss(x, theta)`: a JAX function that returns a scalar; arrays it closes over are constants (give
+    data that is to be differentiated as part of theta, or as an `eqx.Module` with a `__call__`). `start`: x of a cold
+    solve, any tree of floating-point arrays; `max_steps`: of L-BFGS and Newton together. theta is any tree.
 
     The error of a solution is |R| relative to the larger of |A x| and |A (x - start)|; at a tolerance of 1e-6 or below,
     Newton steps go on to rounding. Raises ValueError for a loss that is not a scalar or a start that is not finite. A
