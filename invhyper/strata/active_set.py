@@ -1,0 +1,336 @@
+"""The minimiser of least squares plus an l1 penalty by an active set that follows the weights down in blocks.
+
+    minimise over x   1/2 (y - A x)^T W (y - A x) + sum_j l1_j |x_j| + 1/2 sum_j l2_j x_j^2
+
+The path of minimisers at t l1 starts at x = 0 for large t. Each pass over A lowers t as far as a block of coefficients
+wants to enter, then Newton steps on the support settle their signs; where Newton alone might cycle, an exact line search
+along its direction keeps the objective falling, so that no support is met twice. At t = 1 the step is refined from the
+data, which leaves the KKT conditions at rounding level and the factor of the last system for the adjoint.
+
+Lee, Battle, Raina and Ng (2006), doi:10.7551/mitpress/7503.003.0105; Osborne, Presnell and Turlach (2000),
+doi:10.1093/imanum/20.3.389.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from invhyper.operators.design import Design
+from invhyper.strata.gram import Gram
+from invhyper.strata.support import SingularSupport, Support
+
+BLOCK = 16
+GROWTH = 0.3
+EPS = np.finfo(float).eps
+
+
+@dataclass(frozen=True)
+class Minimiser:
+    """x on its support, and what the polish leaves for the adjoint and for the next start."""
+
+    support: Support
+    values: Float[np.ndarray, " k"]
+    columns: Any
+    equations: Any
+    misfit: Float[np.ndarray, " n"]
+    correlation: Float[np.ndarray, " p"]
+    defect: Float[np.ndarray, " k"]
+    scale: float
+    error: float
+    steps: int
+    l1: Float[np.ndarray, " p"]
+    l2: Float[np.ndarray, " p"]
+
+
+class ActiveSet:
+    """One minimisation: `run()` gives the `Minimiser`.
+
+    **Arguments**: `design`, `y` (n,), `l1` and `l2` (p,); `start` (p,) or None; `before`, the `Minimiser` of an earlier
+    run on the same data or None; `max_steps` systems at most.
+    """
+
+    def __init__(self, design: Design, y, l1, l2, start=None, before: Minimiser | None = None, max_steps: int = 20_000):
+        self.design, self.l1, self.l2, self.max_steps = design, l1, l2, max_steps
+        self.y = design.centre(y)
+        self.pull = design.correlate(self.y)
+        self.scale = float(np.max(np.abs(self.pull), initial=0.0))
+        if not np.isfinite(self.scale):
+            raise ValueError("A^T y is not finite: A or y holds NaN or infinity (or numbers too large to multiply)")
+        self.penalised = l1 > 0
+        self.slack = 1e-13 * self.scale + 1e-12 * l1
+        self.rank = np.inf if np.all(l2 > 0) else design.shape[0] - design.intercept
+        self.gram = Gram(design)
+        self.steps = 0
+        self.x = np.zeros(design.shape[1]) if start is None else start.copy()
+        self.signs = np.sign(self.x)
+        self.chosen = np.concatenate([np.flatnonzero(~self.penalised), np.flatnonzero(self.penalised & (self.x != 0))])
+        self.signs[~self.penalised] = 0.0
+        self.columns, self.equations = None, None
+        self.before = before
+
+    def run(self) -> Minimiser:
+        t, correlation = self._begin()
+        met, entering, short = set(), np.zeros(0, int), True
+        while True:
+            if correlation is not None:
+                t, entering, violated = self._enter(correlation, t)
+                if t == 1.0 and not violated and not short:
+                    break
+            self.chosen = np.concatenate([self.chosen, entering])
+            if correlation is not None:
+                self.signs[entering] = np.sign(correlation[entering])
+            self._settle(t)
+            short = t > 1.0
+            misfit, defect = self._polish(t)
+            correlation = self.design.correlate(misfit) - self.l2 * self.x
+            if not short:
+                face = Support(*self._sorted())
+                if face in met:
+                    break
+                met.add(face)
+            if self.steps > self.max_steps:
+                break
+        return self._result(misfit, correlation, defect)
+
+    def _begin(self):
+        """The t and the correlations to start from: an earlier minimiser on the path, x = 0, or a guess of the support."""
+        before = self.before
+        if before is not None and np.array_equal(before.l2, self.l2):
+            self.gram.keep(before)
+            t = _ratio(before.l1, self.l1)
+            if t is not None and t > 1.0:
+                return t, before.correlation
+        if np.any(self.x):
+            return 1.0, None
+        return np.inf, None if self.chosen.size else self.pull
+
+    def _enter(self, correlation, t):
+        """Lowers t until a block of coefficients enters: (t, those, whether any is left above its weight at t = 1)."""
+        ratio = self._ratios(correlation)
+        ratio[self.chosen] = 0.0
+        above = np.flatnonzero(ratio > 1.0 + self.slack / np.where(self.penalised, self.l1, 1.0))
+        room = self.rank - self.chosen.size
+        block = int(max(1, min(max(BLOCK, GROWTH * self.chosen.size), room)))
+        if above.size <= block:
+            return 1.0, above, bool(above.size)
+        ranked = above[np.argpartition(-ratio[above], block)[: block + 1]]
+        t = min(t, max(1.0, float(ratio[ranked].min())))
+        entering = ranked[ratio[ranked] > t]
+        entering = entering[np.argsort(-ratio[entering])][:block]
+        return t, entering, True
+
+    def _ratios(self, correlation):
+        return np.abs(correlation) / np.where(self.penalised, self.l1, np.inf)
+
+    def _settle(self, t):
+        """Newton steps at the weights t l1 until every sign on the support is the one assumed."""
+        while self.steps <= self.max_steps:
+            chosen, x = self.chosen, self.x[self.chosen]
+            signs = self.signs[chosen]
+            weights = np.where(signs != 0, t * self.l1[chosen], 0.0) if np.isfinite(t) else np.zeros(chosen.size)
+            try:
+                target = self._solve(chosen, weights, signs)
+            except SingularSupport as found:
+                self._exchange(found.position, weights)
+                continue
+            wrong = signs * target < 0
+            astray = wrong & (x == 0)
+            astray |= (signs != 0) & (x == 0) & (target == 0)
+            if np.any(astray):
+                self._keep(~astray)
+                continue
+            if not np.any(wrong):
+                self.x[chosen] = target
+                return
+            if self._drop(chosen, x, weights, signs, wrong):
+                return
+            self._search(x, target, weights, signs, wrong)
+
+    def _solve(self, chosen, weights, signs):
+        self.steps += 1
+        self.columns, self.equations = self.gram.equations(chosen, self.l2[chosen])
+        return self.equations.solve(self.pull[chosen] - weights * signs)
+
+    def _drop(self, chosen, x, weights, signs, wrong) -> bool:
+        """Drops every coefficient that would change its sign, if what is left lowers the objective."""
+        drive = self.pull[chosen] - weights * signs
+        now = 0.5 * x @ (self.equations.matrix @ x) - drive @ x
+        held, kept = (self.columns, self.equations), ~wrong
+        while True:
+            target = self._solve(chosen[kept], weights[kept], signs[kept])
+            flipped = signs[kept] * target < 0
+            if not np.any(flipped):
+                break
+            kept[np.flatnonzero(kept)[flipped]] = False
+        if not -0.5 * drive[kept] @ target < now - EPS * abs(now):
+            self.columns, self.equations = held
+            return False
+        self._keep(kept)
+        self.x[chosen[kept]] = target
+        return True
+
+    def _search(self, x, target, weights, signs, wrong):
+        """The minimum of the objective along x + s (target - x), 0 <= s <= 1: piecewise quadratic, breaks at sign changes."""
+        direction = target - x
+        curvature = direction @ (self.equations.matrix @ direction)
+        self._move(x, direction, -curvature, curvature, weights, wrong)
+
+    def _exchange(self, position, weights):
+        """A column that depends on the others enters along the flat direction, until another coefficient leaves."""
+        chosen = self.chosen
+        fresh = self.penalised[chosen] & (self.x[chosen] == 0)
+        fresh[position] = False
+        if np.any(fresh):
+            keep = ~fresh
+            keep[position] = True
+            if self.penalised[chosen[position]] and self.x[chosen[position]] == 0:
+                keep = np.arange(chosen.size) != position
+            self._keep(keep)
+            return
+        others = np.delete(np.arange(chosen.size), position)
+        columns, matrix = self.gram.block(chosen)
+        matrix = matrix.toarray() if hasattr(matrix, "toarray") else matrix
+        self.columns, self.equations = self.gram.equations(chosen[others], self.l2[chosen[others]])
+        self.steps += 1
+        direction = np.zeros(chosen.size)
+        direction[position] = self.signs[chosen[position]] or 1.0
+        direction[others] = -self.equations.solve(matrix[others, position] * direction[position])
+        direction[np.abs(direction) < 1e-7] = 0.0
+        x, signs = self.x[chosen], self.signs[chosen]
+        moving = self.penalised[chosen] & (direction != 0)
+        if not np.any(moving):
+            raise ValueError(_dependent(chosen[(direction != 0)]))
+        gradient = matrix @ x + self.l2[chosen] * x - self.pull[chosen] + weights * signs
+        slope = gradient @ direction
+        if slope > 0 and x[position] != 0:
+            direction, slope = -direction, -slope
+        backwards = moving & (x * direction < 0)
+        if not slope < 0 and x[position] == 0 or not np.any(backwards):
+            self._keep(np.arange(chosen.size) != position)
+            return
+        self._move(x, direction, slope, 0.0, weights, backwards)
+
+    def _move(self, x, direction, slope, curvature, weights, crossing):
+        """Exact line search from a `slope` and a `curvature`; each crossing of zero adds 2 l1_j |d_j| to the slope."""
+        breaks = np.flatnonzero(crossing)
+        breaks = breaks[np.argsort(-x[breaks] / direction[breaks])]
+        gained, step, hit = 0.0, None, None
+        for j in breaks:
+            at = -x[j] / direction[j]
+            if slope + curvature * at + gained >= 0:
+                break
+            gained += 2.0 * weights[j] * abs(direction[j])
+            if slope + curvature * at + gained >= 0:
+                step, hit = at, j
+                break
+        if step is None:
+            step = -(slope + gained) / curvature if curvature > 0 else -x[breaks[-1]] / direction[breaks[-1]]
+            hit = None if curvature > 0 else breaks[-1]
+        moved = x + step * direction
+        if hit is not None:
+            moved[hit] = 0.0
+        penalised = self.penalised[self.chosen]
+        self.x[self.chosen] = moved
+        self.signs[self.chosen] = np.where(penalised, np.sign(moved), 0.0)
+        self._keep(~penalised | (moved != 0))
+
+    def _keep(self, kept):
+        gone = self.chosen[~kept]
+        self.x[gone], self.signs[gone] = 0.0, 0.0
+        self.chosen = self.chosen[kept]
+
+    def _polish(self, t):
+        """(y - A x, what is left of the KKT conditions on the support); at t = 1 after refinement from the data."""
+        chosen, defect = self.chosen, np.zeros(0)
+        misfit = self._misfit()
+        for _ in range(4 if t == 1.0 and chosen.size else 0):
+            defect = self._defect(misfit)
+            size = np.max(np.abs(defect))
+            if size <= 4 * EPS * self.scale:
+                break
+            held = self.x[chosen].copy()
+            self.x[chosen] = held - self.equations.solve(defect)
+            refined = self._misfit()
+            better = self._defect(refined)
+            if np.max(np.abs(better)) >= size:
+                self.x[chosen] = held
+                break
+            misfit, defect = refined, better
+            if np.max(np.abs(better)) > 0.1 * size:
+                break
+        return misfit, defect
+
+    def _misfit(self):
+        if not self.chosen.size:
+            return self.y
+        return self.y - self.design.predict(self.columns, self.chosen, self.x[self.chosen])
+
+    def _defect(self, misfit):
+        chosen = self.chosen
+        image = self.design.correlate_with(self.columns, chosen, misfit)
+        return self.l2[chosen] * self.x[chosen] - image + self.l1[chosen] * self.signs[chosen]
+
+    def _sorted(self) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        indices = np.sort(self.chosen)
+        return indices, self.signs[indices]
+
+    def _result(self, misfit, correlation, defect):
+        chosen = self.chosen
+        if self.equations is None or not chosen.size:
+            self.columns, self.equations = self.gram.equations(chosen, self.l2[chosen])
+        off = np.maximum(np.abs(correlation) - self.l1, 0.0)
+        off[chosen] = 0.0
+        astray = max(np.max(np.abs(defect), initial=0.0), np.max(off, initial=0.0))
+        return Minimiser(
+            support=Support(chosen, self.signs[chosen]),
+            values=self.x[chosen],
+            columns=self.columns,
+            equations=self.equations,
+            misfit=misfit,
+            correlation=correlation,
+            defect=defect,
+            scale=self.scale,
+            error=float(astray / self.scale) if self.scale else 0.0,
+            steps=self.steps,
+            l1=self.l1,
+            l2=self.l2,
+        )
+
+
+def _ratio(before, l1):
+    """t with before = t l1, or None."""
+    positive = l1 > 0
+    if not np.any(positive):
+        return None
+    t = float(before[positive][0] / l1[positive][0])
+    return t if np.allclose(before, t * l1, rtol=1e-14, atol=0.0) else None
+
+
+def refuse_ties(gram: Gram, found: Minimiser):
+    """A ValueError where a coefficient off the support could enter it along a flat direction: x* is not unique then."""
+    slack = 1e-12 * found.scale + 1e-11 * found.l1
+    tied = np.abs(found.correlation) >= found.l1 - slack
+    tied[found.support.indices] = False
+    if not np.any(tied) or not found.scale:
+        return
+    chosen = np.concatenate([found.support.indices, np.flatnonzero(tied)])
+    try:
+        gram.equations(chosen, found.l2[chosen])
+    except SingularSupport as singular:
+        raise ValueError(
+            f"x* is not unique: column {int(chosen[singular.position])} of A depends on other columns that correlate with the "
+            "residual as much as their weights allow (a repeated column, perhaps), so x* has no derivative: "
+            "drop it, or use an ElasticNet with l2 above zero"
+        ) from None
+
+
+def _dependent(indices) -> str:
+    if indices.size == 1:
+        return f"column {int(indices[0])} of A is zero and nothing penalises it (l1 = l2 = 0 there): drop it or give it an l2 above zero"
+    listed = ", ".join(str(int(j)) for j in np.sort(indices)[:6])
+    return (
+        f"columns {listed} of A are linearly dependent and nothing penalises them (l1 = l2 = 0 there), so x* is not unique: "
+        "drop one of them or give them an l2 above zero"
+    )

@@ -1,0 +1,146 @@
+"""The stratum of an l1 penalty: the support, its signs, the normal equations on it, and the distance to its edge."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.linalg.lapack as lapack
+import scipy.sparse
+import scipy.sparse.linalg as ssl
+from jaxtyping import Float, Int
+
+SPARSE_FILL = 0.1
+SINGULAR = 1e-13
+
+
+class SingularSupport(ValueError):
+    """The columns of A on the support are linearly dependent: x* is not unique, so it has no derivative."""
+
+    def __init__(self, position: int):
+        super().__init__(f"column {position} of the support depends on the columns before it")
+        self.position = position
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """The active coefficients and their signs (0: unpenalised, free to cross zero)."""
+
+    indices: Int[np.ndarray, " k"]
+    signs: Float[np.ndarray, " k"]
+
+    def __eq__(self, other) -> bool:
+        same = isinstance(other, Support) and np.array_equal(self.indices, other.indices)
+        return same and np.array_equal(self.signs, other.signs)
+
+    def __hash__(self) -> int:
+        return hash((self.indices.tobytes(), self.signs.tobytes()))
+
+    def margin(self, values, sizes, ratios) -> tuple[float, str]:
+        """Relative distance to the edge of the stratum, and what stands there.
+
+            min(  min_{j off S} 1 - |c_j| / l1_j,   min_{j in S, penalised} |x_j| |a_j| / |y|  )
+
+        the first for a coefficient about to enter, the second (its share of the fit) for one about to leave.
+
+        **Arguments**: `values` x on the support; `sizes` = |a_j| / |y| there; `ratios` (p,) = |c_j| / l1_j.
+        """
+        waiting = ratios.copy()
+        waiting[self.indices] = -np.inf
+        enters = int(np.argmax(waiting)) if waiting.size else 0
+        inward = 1.0 - float(waiting[enters]) if waiting.size and np.isfinite(waiting[enters]) else np.inf
+        share = np.where(self.signs != 0, np.abs(values) * sizes, np.inf)
+        leaves = int(np.argmin(share)) if share.size else 0
+        outward = float(share[leaves]) if share.size else np.inf
+        if not np.isfinite(min(inward, outward)):
+            return np.inf, ""
+        if inward <= outward:
+            return max(inward, 0.0), f"coefficient {enters} is about to enter the support"
+        return outward, f"coefficient {int(self.indices[leaves])} is about to leave the support"
+
+
+class NormalEquations:
+    """K = A_S^T W A_S + diag(l2_S), factored once, for the polish and the adjoint alike.
+
+    Dense: Cholesky of the matrix scaled to unit diagonal. Sparse and sparsely filled: SuperLU. Raises `SingularSupport`.
+    """
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+        self.diagonal = diagonal = matrix.diagonal()
+        if np.any(diagonal <= 0):
+            raise SingularSupport(int(np.flatnonzero(diagonal <= 0)[0]))
+        self.scaling = 1.0 / np.sqrt(diagonal)
+        if scipy.sparse.issparse(matrix) and matrix.nnz >= SPARSE_FILL * matrix.shape[0] ** 2:
+            self.matrix = matrix = matrix.toarray()
+        self._solve = self._sparse(matrix) if scipy.sparse.issparse(matrix) else self._dense(matrix)
+
+    def solve(self, rhs: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        """K^-1 rhs."""
+        return self.scaling * self._solve(self.scaling * rhs) if rhs.size else rhs
+
+    def _dense(self, matrix):
+        scaled = matrix * self.scaling
+        scaled *= self.scaling[:, None]
+        if not scaled.size:
+            return lambda rhs: rhs
+        factor, info = lapack.dpotrf(scaled.T, lower=1, clean=0, overwrite_a=1)
+        _refuse_dependent(np.diagonal(factor), info)
+        return lambda rhs: lapack.dpotrs(factor, rhs, lower=1)[0]
+
+    def _sparse(self, matrix):
+        scaling = scipy.sparse.diags_array(self.scaling)
+        scaled = scipy.sparse.csc_array(scaling @ matrix @ scaling)
+        try:
+            factor = ssl.splu(scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        except RuntimeError:
+            raise SingularSupport(matrix.shape[0] - 1) from None
+        pivots = factor.U.diagonal()
+        if np.any(pivots <= SINGULAR):
+            raise SingularSupport(int(np.flatnonzero(factor.perm_c == np.argmin(pivots))[0]))
+        return factor.solve
+
+
+class Woodbury:
+    """K as above for a support larger than the number of samples, every l2_S > 0, by an n x n system:
+
+    K^-1 = D^-1 - D^-1 A^T (W^-1 + A D^-1 A^T)^-1 A D^-1,   D = diag(l2_S),
+
+    symmetrised by the square root of W and refined, since it cancels where l2 is small.
+    """
+
+    def __init__(self, columns, sample_weight, l2):
+        root = np.ones(columns.shape[0]) if sample_weight is None else np.sqrt(sample_weight)
+        self.rows, self.l2 = root[:, None] * columns, l2
+        self.diagonal = np.einsum("ij,ij->j", self.rows, self.rows) + l2
+        k = l2.size
+        self.matrix = ssl.LinearOperator((k, k), matvec=self._apply, rmatvec=self._apply, dtype=float)
+        inner = (self.rows / l2) @ self.rows.T
+        inner[np.diag_indices_from(inner)] += 1.0
+        self.factor = scipy.linalg.cho_factor(inner, lower=True, overwrite_a=True)
+
+    def solve(self, rhs: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        """K^-1 rhs."""
+        c = self._once(rhs)
+        for _ in range(3):
+            defect = rhs - self._apply(c)
+            if np.linalg.norm(defect) <= 1e-15 * np.linalg.norm(rhs):
+                break
+            c = c + self._once(defect)
+        return c
+
+    def _once(self, rhs):
+        scaled = rhs / self.l2
+        return scaled - self.rows.T @ scipy.linalg.cho_solve(self.factor, self.rows @ scaled) / self.l2
+
+    def _apply(self, c):
+        c = np.ravel(c)
+        return self.rows.T @ (self.rows @ c) + self.l2 * c
+
+
+def _refuse_dependent(pivots, info: int):
+    """After Cholesky of a matrix of unit diagonal a pivot is the squared distance of a column from those before it."""
+    if info > 0:
+        raise SingularSupport(info - 1)
+    small = pivots**2 <= SINGULAR
+    if np.any(small):
+        raise SingularSupport(int(np.flatnonzero(small)[0]))
