@@ -20,11 +20,13 @@ Y, Y_VAL = A @ X + 0.1 * RNG.standard_normal(12), A_VAL @ X + 0.1 * RNG.standard
 # name: (lower level, theta)
 LOWER = {
     "Ridge": lambda: (ih.Ridge(A, Y), {"l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
+    "ElasticNet": lambda: (ih.ElasticNet(A, Y), {"l1": 0.3, "l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
+    "BPDN": lambda: (ih.BPDN(A, Y, intercept=True), {"weight": 0.4}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
 # Minimisers without constraints: their objective has a word of its own.
-UNCONSTRAINED = {"Ridge", "Together"}
+UNCONSTRAINED = {"Ridge", "ElasticNet", "BPDN", "Together"}
 HYPERGRADIENT = {
     "Implicit": lambda: ih.Implicit(),
     "Implicit direct": lambda: ih.Implicit(ih.Direct()),

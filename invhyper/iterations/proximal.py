@@ -20,12 +20,12 @@ def soft_threshold(x: Float[Array, "..."], weight: Float[Array, "..."]) -> Float
 class ProximalGradient(Iteration):
     """Forward-backward splitting with a fixed step.
 
-        x_{t+1} = prox(x_t - step gradient(x_t, theta), theta)
+        x_{t+1} = prox(x_t - length gradient(x_t, theta), theta)
 
-    **Arguments**: `gradient(x, theta)` of the smooth part; `prox(x, theta)` of step times the other; `start`: x_0; `step`:
-    at most 1/L, L the Lipschitz constant of the gradient.
+    **Arguments**: `gradient(x, theta)` of the smooth part; `prox(x, theta)` of `length` times the other; `start`: x_0;
+    `length`: the step, at most 1/L, L the Lipschitz constant of the gradient.
 
-    >>> descent = ProximalGradient(lambda x, theta: x - 3.0, lambda x, theta: soft_threshold(x, theta), jnp.zeros(1), 1.0)
+    >>> descent = ProximalGradient(lambda x, theta: x - 3.0, soft_threshold, jnp.zeros(1), 1.0)
     >>> print(descent.step(descent.init(1.0), 1.0, 0))
     [2.]
 

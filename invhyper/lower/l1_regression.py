@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg as ssl
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from invhyper.iterations.proximal import ProximalGradient, soft_threshold
 from invhyper.linear_solvers import largest_eigenvalue
@@ -18,7 +18,7 @@ from invhyper.strata.active_set import ActiveSet, Minimiser, refuse_ties
 
 
 class Memo:
-    """What a solve leaves for `linearise` and for the next start: the data it was about, their `Design`, the `Minimiser`."""
+    """What a solve leaves for `linearise` and for the next start: its data, their `Design`, the `Minimiser`."""
 
     def __init__(self, lower: "L1Regression", design: Design, found: Minimiser):
         self.fields = lower._fields
@@ -67,7 +67,7 @@ class L1Regression(LowerLevel):
         for key, value in theta.items():
             if np.shape(value) not in ((), (p,)):
                 name = type(self).__name__
-                raise ValueError(f"theta {key!r} has shape {np.shape(value)}: {name} wants a scalar or one weight for each of its {p} columns")
+                raise ValueError(f"theta {key!r} has shape {np.shape(value)}: {name} wants a scalar or ({p},)")
         return theta
 
     def bounds(self, theta):
@@ -110,21 +110,24 @@ class L1Regression(LowerLevel):
         return (l1 * design.spread, l2 * design.spread**2) if self.standardise else (l1, l2)
 
     def _sentence(self, found, theta, tol):
-        name, p = type(self).__name__, found.l1.size
-        k = found.support.indices.size
+        name, p, k = type(self).__name__, found.l1.size, found.support.indices.size
         if not found.error <= tol:
-            return f"{name} stopped at {found.error:.1e}, above tol {tol:.1e}, after {found.steps} steps: scale A and y, or loosen tol"
-        if k == 0:
-            return self._zero(found, theta)
-        return f"{name} converged to {found.error:.1e} in {found.steps} steps, with {k} of {p} coefficients active"
+            return (
+                f"{name} stopped at {found.error:.1e}, above tol {tol:.1e}, after {found.steps} steps: "
+                "scale the columns of A alike, or loosen tol"
+            )
+        if k:
+            return f"{name} converged to {found.error:.1e} in {found.steps} steps, with {k} of {p} coefficients active"
+        return f"{'x = 0 but for its intercept' if self.intercept else 'x = 0'}: {self._why_zero(found, theta)}"
 
-    def _zero(self, found, theta):
+    def _why_zero(self, found, theta):
         key = self.l1_key
-        where = "x = 0 but for its intercept" if self.intercept else "x = 0"
+        if not found.scale:
+            return "A^T y = 0, so the hypergradient is zero"
         if np.ndim(theta[key]) or self.standardise:
-            largest = np.max(np.abs(found.correlation) / found.l1, initial=0.0)
-            return f"{where}: {key} is above weight_max (by a factor {1 / largest:.4g}), so the hypergradient is zero" if largest else f"{where}: A^T y = 0, so the hypergradient is zero"
-        return f"{where}: {key} {float(theta[key]):.6g} is above weight_max {found.scale:.6g}, so the hypergradient is zero"
+            factor = 1.0 / np.max(np.abs(found.correlation) / found.l1)
+            return f"{key} is {factor:.4g} times what makes x zero, so the hypergradient is zero"
+        return f"{key} {float(theta[key]):.6g} is above weight_max {found.scale:.6g}, so the hypergradient is zero"
 
     def linearise(self, solution, theta):
         memo = solution.memo
@@ -143,7 +146,7 @@ class L1Regression(LowerLevel):
         return misfit + jnp.sum(theta[self.l1_key] * jnp.abs(scaled)) + 0.5 * jnp.sum(l2 * scaled**2)
 
     def residual(self, x, theta):
-        """h_j x_j - soft(h_j x_j - g_j, l1_j s_j), h_j = sum_i w_i a_ij^2 + l2_j s_j^2, g the gradient of the smooth part.
+        """h_j x_j - soft(h_j x_j - g_j, l1_j s_j), h_j = sum_i w_i a_ij^2 + l2_j s_j^2, g the smooth gradient.
 
         Zero at x* and nowhere else; where x_j is far from zero it is the gradient's entry. For the intercept: sum w r.
         """
@@ -207,7 +210,7 @@ class L1Regression(LowerLevel):
 
 
 def _linearisation(lower, theta, design, found) -> Linearisation:
-    p, S, signs = design.shape[1], found.support.indices, found.support.signs
+    p, S = design.shape[1], found.support.indices
     k, b = S.size, int(lower.intercept)
     scales = design.spread[S] if lower.standardise else np.ones(k)
     means = design.means[S] if b else None
@@ -228,7 +231,7 @@ def _linearisation(lower, theta, design, found) -> Linearisation:
         c = found.equations.solve(rhs[:k] - means * rhs[k])
         return np.append(c, rhs[k] / design.total - means @ c)
 
-    slopes = {lower.l1_key: signs * scales}
+    slopes = {lower.l1_key: np.sign(found.values) * scales}
     if lower.l2_key is not None:
         slopes[lower.l2_key] = found.values * scales**2
 
@@ -252,7 +255,7 @@ def _linearisation(lower, theta, design, found) -> Linearisation:
         B=B,
         B_transpose=B_transpose,
         solve=solve,
-        stratum=found.support,
+        stratum=found.support.sorted(),
         margin=margin,
         margin_of=margin_of,
         data_transpose=lambda z: _data_transpose(lower, design, found, z),
@@ -328,7 +331,9 @@ def _matrix(A, name):
 def _vector(value, what, n, name):
     value = value if _traced(value) else np.asarray(value, dtype=float)
     if value.shape != (n,):
-        raise ValueError(f"{name} wants {what} of shape ({n},), one entry a row of A; it was given {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} wants {what} of shape ({n},), one entry a row of A; it was given {tuple(value.shape)}"
+        )
     if not _traced(value) and not np.all(np.isfinite(value)):
         raise ValueError(f"{what} holds NaN or infinity: {name} wants finite numbers; remove these rows")
     return value

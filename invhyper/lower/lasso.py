@@ -11,16 +11,16 @@ class ElasticNet(L1Regression):
         x*(theta) = argmin_x  1/2 |A x - y|^2 + sum_j l1_j |x_j| + 1/2 sum_j l2_j x_j^2,
         theta = {"l1", "l2"}: each a scalar or one weight per coefficient, zero or more (l1_j = l2_j = 0: unpenalised)
 
-    **Arguments**: `A` (n, p), an array or any scipy sparse matrix (kept sparse); `y` (n,). With the options the objective is
+    **Arguments**: `A` (n, p), an array or any scipy sparse matrix (kept sparse); `y` (n,). With options it minimises
 
-        1/2 sum_i w_i (a_i.x + b - y_i)^2 + sum_j l1_j s_j |x_j| + 1/2 sum_j l2_j s_j^2 x_j^2,
+        1/2 sum_i w_i (a_i.x + b - y_i)^2 + sum_j l1_j s_j |x_j| + 1/2 sum_j l2_j s_j^2 x_j^2.
 
-    `intercept`: fits b, unpenalised; x then has p + 1 entries, the last is b. `standardise`: s_j is the standard deviation
-    of column j (weighted by w, divisor sum w; 1 for a constant column), else 1. `sample_weight` (n,): w, as given, not
-    normalised; None is ones. x is always in the units of A and y.
+    `intercept`: fits b, unpenalised; x then has p + 1 entries, the last is b. `standardise`: s_j is the standard
+    deviation of column j (weighted by w, divisor sum w; 1 for a constant column), else 1. `sample_weight` (n,): w, as
+    given, not normalised; None is ones. x is always in the units of A and y.
 
-    Raises ValueError for NaN or infinity, shapes, negative weights, and where x* is not unique (dependent columns on the
-    support and no l2): it has no derivative there.
+    Raises ValueError for NaN or infinity, shapes, negative weights, and where x* is not unique (dependent columns on
+    the support and no l2): it has no derivative there. At a weight of zero the slope is that towards positive weights.
 
     >>> import numpy as np, invhyper as ih
     >>> lower = ih.ElasticNet(np.diag([2.0, 1.0]), np.array([3.0, 1.0]))

@@ -39,7 +39,9 @@ def to_sklearn(theta: dict, n: float) -> dict[str, float]:
         if key not in ("l1", "l2", "weight"):
             raise ValueError(f"theta has an unknown key {key!r}: {{'l1', 'l2'}} or {{'weight'}} is wanted")
         if np.size(theta[key]) != 1:
-            raise ValueError(f"theta {key!r} holds {np.size(theta[key])} weights: scikit-learn takes one for all coefficients")
+            raise ValueError(
+                f"theta {key!r} holds {np.size(theta[key])} weights: scikit-learn takes one for all coefficients"
+            )
     l1, l2 = float(theta.get("weight", theta.get("l1", 0.0))), float(theta.get("l2", 0.0))
     if not min(l1, l2) >= 0 or not np.isfinite(l1 + l2):
         raise ValueError(f"theta holds l1 = {l1:g}, l2 = {l2:g}: finite weights of zero or more are wanted")

@@ -2,10 +2,10 @@
 
     minimise over x   1/2 (y - A x)^T W (y - A x) + sum_j l1_j |x_j| + 1/2 sum_j l2_j x_j^2
 
-The path of minimisers at t l1 starts at x = 0 for large t. Each pass over A lowers t as far as a block of coefficients
-wants to enter, then Newton steps on the support settle their signs; where Newton alone might cycle, an exact line search
-along its direction keeps the objective falling, so that no support is met twice. At t = 1 the step is refined from the
-data, which leaves the KKT conditions at rounding level and the factor of the last system for the adjoint.
+The path of minimisers at t l1 starts at x = 0 for large t. Each pass over A lowers t as far as a block of
+coefficients wants to enter, then Newton steps on the support settle their signs; where Newton alone might cycle, an
+exact line search along its direction keeps the objective falling, so that no support is met twice. At t = 1 the step is
+refined from the data: the KKT conditions hold at rounding level, and the last factor serves the adjoint.
 
 Lee, Battle, Raina and Ng (2006), doi:10.7551/mitpress/7503.003.0105; Osborne, Presnell and Turlach (2000),
 doi:10.1093/imanum/20.3.389.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from invhyper.operators.design import Design
 from invhyper.strata.gram import Gram
@@ -86,7 +86,8 @@ class ActiveSet:
             misfit, defect = self._polish(t)
             correlation = self.design.correlate(misfit) - self.l2 * self.x
             if not short:
-                face = Support(*self._sorted())
+                indices, signs = Support(self.chosen, self.signs[self.chosen]).sorted()
+                face = (indices.tobytes(), signs.tobytes())
                 if face in met:
                     break
                 met.add(face)
@@ -95,7 +96,7 @@ class ActiveSet:
         return self._result(misfit, correlation, defect)
 
     def _begin(self):
-        """The t and the correlations to start from: an earlier minimiser on the path, x = 0, or a guess of the support."""
+        """The t and the correlations to start from: an earlier minimiser on the path, x = 0, or a guess."""
         before = self.before
         if before is not None and np.array_equal(before.l2, self.l2):
             self.gram.keep(before)
@@ -172,7 +173,7 @@ class ActiveSet:
         return True
 
     def _search(self, x, target, weights, signs, wrong):
-        """The minimum of the objective along x + s (target - x), 0 <= s <= 1: piecewise quadratic, breaks at sign changes."""
+        """The minimum along x + s (target - x), 0 <= s <= 1, of the piecewise quadratic objective."""
         direction = target - x
         curvature = direction @ (self.equations.matrix @ direction)
         self._move(x, direction, -curvature, curvature, weights, wrong)
@@ -272,10 +273,6 @@ class ActiveSet:
         image = self.design.correlate_with(self.columns, chosen, misfit)
         return self.l2[chosen] * self.x[chosen] - image + self.l1[chosen] * self.signs[chosen]
 
-    def _sorted(self) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        indices = np.sort(self.chosen)
-        return indices, self.signs[indices]
-
     def _result(self, misfit, correlation, defect):
         chosen = self.chosen
         if self.equations is None or not chosen.size:
@@ -320,17 +317,17 @@ def refuse_ties(gram: Gram, found: Minimiser):
         gram.equations(chosen, found.l2[chosen])
     except SingularSupport as singular:
         raise ValueError(
-            f"x* is not unique: column {int(chosen[singular.position])} of A depends on other columns that correlate with the "
-            "residual as much as their weights allow (a repeated column, perhaps), so x* has no derivative: "
-            "drop it, or use an ElasticNet with l2 above zero"
+            f"x* is not unique: column {int(chosen[singular.position])} of A depends on others that pull as hard as "
+            "their weights allow (a repeated column, perhaps), so x* has no derivative: drop it, or use an ElasticNet "
+            "with l2 above zero"
         ) from None
 
 
 def _dependent(indices) -> str:
     if indices.size == 1:
-        return f"column {int(indices[0])} of A is zero and nothing penalises it (l1 = l2 = 0 there): drop it or give it an l2 above zero"
+        return f"column {int(indices[0])} of A is zero and its l1 and l2 are too: drop it or give it an l2 above zero"
     listed = ", ".join(str(int(j)) for j in np.sort(indices)[:6])
     return (
-        f"columns {listed} of A are linearly dependent and nothing penalises them (l1 = l2 = 0 there), so x* is not unique: "
+        f"columns {listed} of A are linearly dependent and their l1 and l2 are zero, so x* is not unique: "
         "drop one of them or give them an l2 above zero"
     )

@@ -21,19 +21,17 @@ class SingularSupport(ValueError):
         self.position = position
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Support:
     """The active coefficients and their signs (0: unpenalised, free to cross zero)."""
 
     indices: Int[np.ndarray, " k"]
     signs: Float[np.ndarray, " k"]
 
-    def __eq__(self, other) -> bool:
-        same = isinstance(other, Support) and np.array_equal(self.indices, other.indices)
-        return same and np.array_equal(self.signs, other.signs)
-
-    def __hash__(self) -> int:
-        return hash((self.indices.tobytes(), self.signs.tobytes()))
+    def sorted(self) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """(indices, signs) in the order of the columns, so that two strata compare."""
+        order = np.argsort(self.indices)
+        return self.indices[order], self.signs[order]
 
     def margin(self, values, sizes, ratios) -> tuple[float, str]:
         """Relative distance to the edge of the stratum, and what stands there.
@@ -61,7 +59,7 @@ class Support:
 class NormalEquations:
     """K = A_S^T W A_S + diag(l2_S), factored once, for the polish and the adjoint alike.
 
-    Dense: Cholesky of the matrix scaled to unit diagonal. Sparse and sparsely filled: SuperLU. Raises `SingularSupport`.
+    Dense: Cholesky of the matrix scaled to unit diagonal; sparse and thinly filled: SuperLU. Raises `SingularSupport`.
     """
 
     def __init__(self, matrix):
@@ -91,7 +89,9 @@ class NormalEquations:
         scaling = scipy.sparse.diags_array(self.scaling)
         scaled = scipy.sparse.csc_array(scaling @ matrix @ scaling)
         try:
-            factor = ssl.splu(scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+            factor = ssl.splu(
+                scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+            )
         except RuntimeError:
             raise SingularSupport(matrix.shape[0] - 1) from None
         pivots = factor.U.diagonal()
