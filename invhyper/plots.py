@@ -127,6 +127,7 @@ def criterion(
     values: ArrayLike,
     report=None,
     *,
+    path: ArrayLike | None = None,
     axes: Axes | None = None,
     label: str = "criterion F",
     colour: str = BLUE,
@@ -134,8 +135,8 @@ def criterion(
     """The criterion over one weight (a curve) or two (a map with contours), with the path of a search drawn in.
 
     **Arguments**: `weights`: {name: grid (n,)} for a curve, two such entries for a map; `values`: (n,) or (n1, n2), the
-    first weight first; `report`: a `Report` whose history is the path and whose theta the optimum (None: the best grid
-    point is marked). Raises ValueError for other numbers of weights and for shapes that do not match.
+    first weight first; `report`: a `Report` whose history is the path; or `path`: (steps, weights + 1), the weights and F
+    of each step. The best of the path is marked (without one: of the grid). Raises ValueError for other numbers of weights and for shapes that do not match.
     """
     grids = {name: np.asarray(grid, float) for name, grid in weights.items()}
     values = np.asarray(values, float)
@@ -144,10 +145,16 @@ def criterion(
         raise ValueError(f"plots.criterion was given {len(grids)} weights: one (a curve) or two (a map) can be drawn")
     if values.shape != wanted:
         raise ValueError(f"plots.criterion was given values of shape {values.shape} for grids of sizes {wanted}")
-    path, optimum = _path(report, tuple(grids))
-    if optimum is None:
+    path = _history(report, tuple(grids)) if report is not None else path
+    if path is None:
         index = np.unravel_index(np.nanargmin(values), values.shape)
-        optimum = *(grid[i] for grid, i in zip(grids.values(), index, strict=True)), values[index]
+        optimum = np.array([*(grid[i] for grid, i in zip(grids.values(), index, strict=True)), values[index]])
+    else:
+        path = np.asarray(path, float)
+        if path.ndim != 2 or path.shape[0] == 0 or path.shape[1] != len(grids) + 1:
+            raise ValueError(f"plots.criterion was given a path of shape {path.shape}: (steps, {len(grids) + 1}) is wanted")
+        optimum = path[np.nanargmin(path[:, -1])]
+        path = path.T
     if axes is None:
         axes = canvas(size=(6.4, 4.2) if len(grids) == 1 else (6.6, 5.0))[1][0, 0]
     draw = _curve if len(grids) == 1 else _map
@@ -297,16 +304,9 @@ def _clip_to_bulk(axes, value):
         axes.set_yscale("log")
 
 
-def _path(report, names):
-    """Rows weight..., F of the steps taken, and the same of the optimum; None, None without a report."""
-    if report is None:
-        return None, None
+def _history(report, names):
+    """One row a step: the weights, F."""
     missing = [name for name in names if name not in report.theta or np.size(report.theta[name]) != 1]
     if missing:
-        raise ValueError(
-            f"plots.criterion: the report has no scalar weight {missing[0]!r}: it can't be drawn on this axis"
-        )
-    path = np.array(
-        [[float(np.squeeze(step.theta[name])) for name in names] + [step.value] for step in report.history]
-    ).T
-    return path if path.size else None, (*(float(np.squeeze(report.theta[name])) for name in names), report.value)
+        raise ValueError(f"plots.criterion: the report has no scalar weight {missing[0]!r}: it can't be drawn on this axis")
+    return np.array([[*(float(np.squeeze(step.theta[name])) for name in names), step.value] for step in report.history])
