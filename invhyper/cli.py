@@ -1,4 +1,4 @@
-"""The command line: run a case study, tune or check a problem of one's own, show a result.
+"""The command line: run a case study, tune or check a problem of one's own, show or cite a result.
 
 Results go to files and stdout, progress to stderr. An error is one sentence on stderr and exit code 2; `check` ends in 1
 where the gradient fails its audit.
@@ -64,7 +64,9 @@ def _parser() -> Parser:
     check = command("check", check_problem, "Audit the hypergradient of a problem against central differences.")
     check.add_argument("problem", metavar="PROBLEM.toml", help="as for tune")
     show = command("show", show_report, "Show a saved report.")
-    show.add_argument("report", metavar="REPORT", type=Path, help="a result folder")
+    cite = command("cite", cite_report, "BibTeX for the methods that a saved report used.")
+    for sub in (show, cite):
+        sub.add_argument("report", metavar="REPORT", type=Path, help="a result folder")
     return parser
 
 
@@ -154,7 +156,12 @@ def check_problem(options) -> int:
 
     given = problem_file.read(options.problem)
     audit = certificate.audit(given.problem, given.weights.theta)
-    print(audit)
+    print(f"{'direction':20}{'slope':>18}{'difference':>18}{'relative error':>16}{'step':>10}  agrees")
+    for each in audit.comparisons:
+        numbers = f"{each.slope:18.9g}{each.difference:18.9g}{each.relative_error:16.1e}{each.step:10.1e}"
+        says = {True: "yes", False: "NO", None: f"undecided: {each.note}"}[each.agrees]
+        print(f"{each.direction:20}{numbers}  {says}")
+    print(audit.verdict)
     return 0 if audit.passed else 1
 
 
@@ -174,6 +181,14 @@ def show_report(options) -> int:
     _print_rows(str(options.report), _about(report))
     for line in report.findings.get("summary", []):
         print(line)
+    return 0
+
+
+def cite_report(options) -> int:
+    """`invhyper cite REPORT`."""
+    from invhyper.report import Report
+
+    print(Report.load(options.report).citation())
     return 0
 
 
@@ -236,8 +251,8 @@ def _folder(options, name: str) -> Path:
         return Path("runs") / name
     if options.out.exists() and not options.force:
         raise ValueError(f"--out {options.out} exists: choose another folder, or add --force to replace the report in it")
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out} is a file: a folder is wanted")
+    if options.out.exists() and not (options.out / "report.json").is_file():
+        raise ValueError(f"--out {options.out} exists and holds no report: --force replaces results, nothing else")
     return options.out
 
 
