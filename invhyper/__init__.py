@@ -1,6 +1,6 @@
 """invhyper: inverse problems and calibrations that tune themselves by exact hypergradients.
 
-    minimise over theta   F(theta) = C(x*(theta), theta),   where x*(theta) solves the lower level
+minimise over theta   F(theta) = C(x*(theta), theta),   where x*(theta) solves the lower level
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """The command line: run a case study, tune or check a problem of one's own, show or cite a result.
 
-Results go to files and stdout, progress to stderr. An error is one sentence on stderr and exit code 2; `check` ends in 1
-where the gradient fails its audit.
+Results go to files and stdout, progress to stderr. An error is one sentence on stderr and exit code 2; `check` ends in
+1 where the gradient fails its audit.
 """
 
 import argparse
@@ -214,9 +214,9 @@ def _about(report) -> list[tuple[str, str]]:
 
 
 def _named(theta):
-    from invhyper import tree
-
     import jax
+
+    from invhyper import tree
 
     return list(zip(tree.paths(theta), jax.tree.leaves(theta), strict=True))
 
@@ -250,7 +250,9 @@ def _folder(options, name: str) -> Path:
     if options.out is None:
         return Path("runs") / name
     if options.out.exists() and not options.force:
-        raise ValueError(f"--out {options.out} exists: choose another folder, or add --force to replace the report in it")
+        raise ValueError(
+            f"--out {options.out} exists: choose another folder, or add --force to replace the report in it"
+        )
     if options.out.exists() and not (options.out / "report.json").is_file():
         raise ValueError(f"--out {options.out} exists and holds no report: --force replaces results, nothing else")
     return options.out

@@ -54,7 +54,7 @@ def canvas(
 
 
 def save(figure: Figure, path: str | Path, dpi: float = 200) -> Path:
-    """Write a figure whole or not at all (temporary name, then rename); the suffix says the format. Returns the path."""
+    """Write a figure whole or not at all (temporary name, then rename); the suffix says the format."""
     path = Path(path)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -68,7 +68,8 @@ def save(figure: Figure, path: str | Path, dpi: float = 200) -> Path:
 def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
     """How a search went: F and its best so far above; slope, residuals and tolerance on a log scale below.
 
-    **Arguments**: `report`: a `Report`; `axes`: two axes, or None for a new figure. Raises ValueError for an empty history.
+    **Arguments**: `report`: a `Report`; `axes`: two axes, or None for a new figure. Raises ValueError for an empty
+    history.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.zeros(2)))
@@ -76,7 +77,7 @@ def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
     >>> len(ih.plots.descent(report).axes)
     2
 
-    The slope is the norm of the projected gradient in the search's coordinates, the quantity that the search drives to zero.
+    The slope is the norm of the projected gradient on the search scale, which the search drives to zero.
     """
     steps = report.history
     if not steps:
@@ -134,9 +135,15 @@ def criterion(
 ) -> Figure:
     """The criterion over one weight (a curve) or two (a map with contours), with the path of a search drawn in.
 
-    **Arguments**: `weights`: {name: grid (n,)} for a curve, two such entries for a map; `values`: (n,) or (n1, n2), the
-    first weight first; `report`: a `Report` whose history is the path; or `path`: (steps, weights + 1), the weights and F
-    of each step. The best of the path is marked (without one: of the grid). Raises ValueError for other numbers of weights and for shapes that do not match.
+    **Arguments**: `weights`: {name: grid (n,)} for a curve, two such entries for a map; `values`: (n,) or (n1, n2),
+    the first weight first; `report`: a `Report` whose history is the path; or `path`: (steps, weights + 1), the weights
+    and F of each step. The best of the path is marked (without one: of the grid). Raises ValueError for other numbers
+    of weights and for shapes that do not match.
+
+    >>> import numpy as np, invhyper as ih
+    >>> figure = ih.plots.criterion({"l2": np.array([0.1, 1.0, 10.0])}, np.array([2.0, 1.0, 3.0]))
+    >>> figure.axes[0].get_xlabel()
+    'l2'
     """
     grids = {name: np.asarray(grid, float) for name, grid in weights.items()}
     values = np.asarray(values, float)
@@ -152,7 +159,9 @@ def criterion(
     else:
         path = np.asarray(path, float)
         if path.ndim != 2 or path.shape[0] == 0 or path.shape[1] != len(grids) + 1:
-            raise ValueError(f"plots.criterion was given a path of shape {path.shape}: (steps, {len(grids) + 1}) is wanted")
+            raise ValueError(
+                f"plots.criterion was given a path of shape {path.shape}: (steps, {len(grids) + 1}) is wanted"
+            )
         optimum = path[np.nanargmin(path[:, -1])]
         path = path.T
     if axes is None:
@@ -180,7 +189,8 @@ def _map(axes, grids, values, path, optimum, label, colour):
     levels = _levels(excess)
     inside = np.clip(excess, levels[0], levels[-1]).T
     filled = axes.contourf(x, y, inside, levels, cmap="viridis_r", norm=LogNorm(levels[0], levels[-1]))
-    axes.contour(x, y, excess.T, levels, colors="white", linewidths=0.5, alpha=0.6)
+    if np.nanmax(excess) > 0:
+        axes.contour(x, y, excess.T, levels, colors="white", linewidths=0.5, alpha=0.6)
     bar = axes.figure.colorbar(filled, ax=axes, pad=0.02)
     bar.set_label(f"{label} above its minimum")
     bar.set_ticks(levels if levels.size < 8 else levels[_is_decade(levels)])
@@ -210,7 +220,8 @@ def coefficients(
 ) -> Figure:
     """Coefficients before and after tuning: one stem each, the change drawn between them.
 
-    **Arguments**: `before`, `after`: (p,); `names`: p names for the axis (None: the index). Raises ValueError for other shapes.
+    **Arguments**: `before`, `after`: (p,); `names`: p names for the axis (None: the index). Raises ValueError for
+    other shapes.
 
     >>> import numpy as np, invhyper as ih
     >>> len(ih.plots.coefficients(np.ones(3), np.zeros(3)).axes)
@@ -248,13 +259,16 @@ def images(
 ) -> Figure:
     """Grey-level images side by side on one scale.
 
-    **Arguments**: `panels`: {title: image (rows, columns)}; `limits`: black and white levels (None: those of the first image).
+    **Arguments**: `panels`: {title: image (rows, columns)}; `limits`: black and white levels (None: the range of the
+    first image).
 
     >>> import numpy as np, invhyper as ih
     >>> len(ih.plots.images({"flat": np.zeros((2, 2)), "chess": np.eye(2)}, limits=(0, 1)).axes)
     2
     """
     pictures = {title: np.asarray(image, float) for title, image in panels.items()}
+    if not pictures:
+        raise ValueError("plots.images was given no image: at least one is wanted")
     first = next(iter(pictures.values()))
     low, high = (first.min(), first.max()) if limits is None else limits
     if axes is None:
@@ -274,7 +288,7 @@ def _levels(excess):
     decades = 10.0 ** np.arange(np.floor(np.log10(floor)), np.ceil(np.log10(top)) + 1)
     levels = np.outer(decades, (1.0, 2.0, 5.0)).ravel()
     first, last = np.searchsorted(levels, floor), np.searchsorted(levels, top)
-    return levels[max(first - 1, 0) : max(last, first) + 1]
+    return levels[max(first - 1, 0) : max(last, first + 1) + 1]
 
 
 def _is_decade(levels):
@@ -308,5 +322,7 @@ def _history(report, names):
     """One row a step: the weights, F."""
     missing = [name for name in names if name not in report.theta or np.size(report.theta[name]) != 1]
     if missing:
-        raise ValueError(f"plots.criterion: the report has no scalar weight {missing[0]!r}: it can't be drawn on this axis")
+        raise ValueError(
+            f"plots.criterion: the report has no scalar weight {missing[0]!r}: it can't be drawn on this axis"
+        )
     return np.array([[*(float(np.squeeze(step.theta[name])) for name in names), step.value] for step in report.history])

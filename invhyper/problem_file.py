@@ -1,27 +1,27 @@
 """A bilevel problem from a TOML file: data files, model, weights, validation rows and search.
 
-    [data]                       # paths are relative to the TOML file
-    A = "rows.npz"               # .npy, .csv, .npz (the array A of it; "rows.npz#X" names another; SciPy's sparse .npz too)
-    y = "rows.npz"               # of a .csv with a header: "rows.csv#target", a column (left out of A from the same file)
+[data]                       # paths are relative to the TOML file
+A = "rows.npz"               # .npy, .csv, .npz (the array A of it; "rows.npz#X" names another; SciPy's sparse .npz too)
+y = "rows.npz"               # of a .csv with a header: "rows.csv#target", a column (left out of A from the same file)
 
-    [model]
-    name = "ElasticNet"          # ElasticNet, BPDN, Ridge or Logistic
+[model]
+name = "ElasticNet"          # ElasticNet, BPDN, Ridge or Logistic
 
-    [weights.l1]                 # one table for each weight of the model
-    start = 10.0
-    lower = 1e-3
-    upper = 1e3
-    scale = "log"                # log (the default), log10, linear or logit
-    each = false                 # true: one weight per column of A
+[weights.l1]                 # one table for each weight of the model
+start = 10.0
+lower = 1e-3
+upper = 1e3
+scale = "log"                # log (the default), log10, linear or logit
+each = false                 # true: one weight per column of A
 
-    [validation]                 # holdout and seed, or folds and seed, or files A and y
-    holdout = 0.3                # this fraction of the rows, drawn by the seed
-    seed = 0
+[validation]                 # holdout and seed, or folds and seed, or files A and y
+holdout = 0.3                # this fraction of the rows, drawn by the seed
+seed = 0
 
-    [search]                     # optional, and so is each of its keys
-    method = "LBFGSB"            # Bracket, LBFGSB, Adam or Descent
-    steps = 100                  # budgets: outer steps, seconds
-    tol = 1e-6
+[search]                     # optional, and so is each of its keys
+method = "LBFGSB"            # Bracket, LBFGSB, Adam or Descent
+steps = 100                  # budgets: outer steps, seconds
+tol = 1e-6
 """
 
 import difflib
@@ -129,8 +129,8 @@ class Section:
 def read(path: str | Path) -> ProblemFile:
     """The problem that a TOML file describes (this module's docstring shows one).
 
-    Raises ValueError, a sentence with the file and the key, for an unknown key (the nearest known one is named), a missing
-    or bad value, a data file that can't be read, and shapes that don't match.
+    Raises ValueError, a sentence with the file and the key, for an unknown key (the nearest known one is named), a
+    missing or bad value, a data file that can't be read, and shapes that don't match.
     """
     path = Path(path)
     try:
@@ -181,7 +181,9 @@ def _problem(top: Section, make_lower: Callable, A, y) -> tuple[Bilevel, int | N
     given = [way for way in ("holdout", "folds", "A") if way in validation.table]
     if len(given) != 1:
         found = f"both {_listed(given)} are given" if given else "none is given"
-        raise top.error(f"[validation] {found}: exactly one of holdout (a fraction), folds (a number) or A and y (files)")
+        raise top.error(
+            f"[validation] {found}: exactly one of holdout (a fraction), folds (a number) or A and y (files)"
+        )
     (way,) = given
     if way != "A" and "y" in validation.table or way == "A" and "seed" in validation.table:
         odd = "seed" if way == "A" else "y"
@@ -193,7 +195,12 @@ def _problem(top: Section, make_lower: Callable, A, y) -> tuple[Bilevel, int | N
             folds = validation.number("folds", above=1, below=rows + 1, whole=True)
             return KFold(make_lower, A, y, folds=folds, seed=seed), seed
         if way == "A":
-            return Bilevel(make_lower(A, y), HeldOut(*_rows(validation))), None
+            A_val, y_val = _rows(validation)
+            if A_val.shape[1] != A.shape[1]:
+                raise validation.error(
+                    f"[validation] A has {A_val.shape[1]} columns, [data] A has {A.shape[1]}: the same are wanted"
+                )
+            return Bilevel(make_lower(A, y), HeldOut(A_val, y_val)), None
         fraction = validation.number("holdout", above=0, below=1)
         held = min(max(round(fraction * rows), 1), rows - 1)
         order = np.random.default_rng(seed).permutation(rows)
@@ -209,7 +216,9 @@ def _search(top: Section) -> tuple[Any, dict]:
     search = top.section("search", ("method", "steps", "seconds", "tol"), optional=True)
     method = search.choice("method", SEARCHES, "") or None
     options = {
-        key: search.number(key, above=0, whole=key == "steps") for key in ("steps", "seconds", "tol") if key in search.table
+        key: search.number(key, above=0, whole=key == "steps")
+        for key in ("steps", "seconds", "tol")
+        if key in search.table
     }
     return (None if method is None else getattr(ih, method)()), options
 

@@ -206,5 +206,3 @@ class FixedPoint(LowerLevel):
         if start is not None and start.memo is not None:
             return start.memo
         return self.iterate.init(theta, start)
-
-

@@ -44,7 +44,9 @@ def coefficients(report: Report):
         sign * found["before"][order], sign * found["after"][order], labels=("start", "tuned on held-out measurements")
     )
     axes = figure.axes[0]
-    axes.plot(np.arange(order.size), sign * found["coefficients"][order], color="black", lw=1.2, label="truth", zorder=1)
+    axes.plot(
+        np.arange(order.size), sign * found["coefficients"][order], color="black", lw=1.2, label="truth", zorder=1
+    )
     axes.set(xlabel="the 80 largest DCT coefficients, by size", ylabel="coefficient (sign of the truth)")
     axes.legend(loc="upper right")
     return figure

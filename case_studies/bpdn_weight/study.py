@@ -1,4 +1,4 @@
-"""The weight of basis pursuit denoising for a compressed image, tuned against the truth and against held-out measurements."""
+"""The weight of basis pursuit denoising for a compressed image, tuned by the truth and by held-out measurements."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -133,8 +133,8 @@ def summary(found: dict) -> list[str]:
         )
     loss = found["oracle_psnr"] - found["held_out_psnr"]
     lines.append(
-        f"not knowing the truth costs {loss:.3f} dB; {found['measurements']} measurements fitted and {found['held_out']}"
-        f" held out for {found['pixels']} pixels; the start (a tenth of the largest useful weight) has"
-        f" {found['start_psnr']:.2f} dB"
+        f"not knowing the truth costs {loss:.3f} dB; {found['measurements']} measurements fitted and"
+        f" {found['held_out']} held out for {found['pixels']} pixels; the start (a tenth of the largest useful weight)"
+        f" has {found['start_psnr']:.2f} dB"
     )
     return lines

@@ -20,10 +20,14 @@ def draw(report: Report, folder: Path) -> list[Path]:
 def shared_curve(report: Report):
     """The validation loss over one shared weight, and the level that thirty weights reach."""
     found = report.findings
-    figure = plots.criterion({"l2": found["grid"]}, found["curve"], path=found["shared_path"], label="one shared weight")
+    figure = plots.criterion(
+        {"l2": found["grid"]}, found["curve"], path=found["shared_path"], label="one shared weight"
+    )
     axes = figure.axes[0]
     axes.axhline(found["each_loss"], color=plots.VERMILION, lw=1.6, ls="--", label="thirty weights, tuned")
-    axes.set(xlabel="shared weight decay l2", ylabel="validation loss (odd rows)", ylim=(0.9 * found["each_loss"], None))
+    axes.set(
+        xlabel="shared weight decay l2", ylabel="validation loss (odd rows)", ylim=(0.9 * found["each_loss"], None)
+    )
     axes.legend(loc="upper left")
     return figure
 
@@ -33,7 +37,9 @@ def coefficients(report: Report):
     found = report.findings
     figure, grid = plots.canvas(2, 1, (9.0, 6.4), sharex=True, height_ratios=(1.5, 1))
     above, below = grid[:, 0]
-    plots.coefficients(found["before"], found["after"], found["names"], labels=("one weight", "thirty weights"), axes=above)
+    plots.coefficients(
+        found["before"], found["after"], found["names"], labels=("one weight", "thirty weights"), axes=above
+    )
     above.tick_params(axis="x", labelbottom=False)
     places = np.arange(found["weights"].size)
     below.plot(places, found["weights"], "o", color=plots.VERMILION, ms=5, label="thirty weights")

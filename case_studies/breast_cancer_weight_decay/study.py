@@ -1,4 +1,4 @@
-"""One weight decay for each of thirty features: what many hyperparameters gain on the rows that chose them, and elsewhere."""
+"""One weight decay for each of thirty features: what they gain on the rows that chose them, and elsewhere."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -124,8 +124,9 @@ def accuracy(x: np.ndarray, rows: Rows) -> float:
 def summary(found: dict) -> list[str]:
     """What the run found, for a person."""
     lines = [
-        f"even rows fitted, odd rows validate: one weight {found['shared_loss']:.10f} at l2 = {found['shared_weight']:.7g}"
-        f" ({found['shared_solves']} solves), thirty weights {found['each_loss']:.8f} ({found['each_solves']} solves)",
+        f"even rows fitted, odd rows validate: one weight {found['shared_loss']:.10f} at l2 ="
+        f" {found['shared_weight']:.7g} ({found['shared_solves']} solves),"
+        f" thirty weights {found['each_loss']:.8f} ({found['each_solves']} solves)",
         f"{found['switched_off']} of 30 features are all but switched off (|coefficient| < 0.01)",
         f"{'mean over ' + str(found['splits']) + ' random splits':34}{'loss minimised':>16}{'test loss':>12}",
     ]

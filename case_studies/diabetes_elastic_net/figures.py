@@ -16,7 +16,9 @@ def draw(report: Report, folder: Path) -> list[Path]:
     return [
         plots.save(plots.descent(report), folder / "descent.png"),
         plots.save(criterion_map(report), folder / "criterion.png"),
-        plots.save(plots.coefficients(found["before"][shown], found["after"][shown], names), folder / "coefficients.png"),
+        plots.save(
+            plots.coefficients(found["before"][shown], found["after"][shown], names), folder / "coefficients.png"
+        ),
     ]
 
 

@@ -53,7 +53,8 @@ def split(seed: int) -> Split:
 def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> ih.Report:
     """Tune l1 and l2 from several starts, draw the map of the criterion, and let ElasticNetCV do the same job.
 
-    **Arguments**: `quick`: a coarser map and a shorter list for ElasticNetCV; `seed`: of the split; `watch`: as in `tune`.
+    **Arguments**: `quick`: a coarser map and a shorter grid for ElasticNetCV; `seed`: of the split; `watch`: as in
+    `tune`.
     """
     rows = split(seed)
     problem = ih.Bilevel(ih.ElasticNet(rows.A, rows.y), ih.HeldOut(rows.A_val, rows.y_val))

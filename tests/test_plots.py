@@ -1,0 +1,140 @@
+"""Figures show what the report holds; the files are written whole; nothing global changes."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from invhyper import plots
+
+
+def report(values, kink=()):
+    """A stand-in with what the plots read: F along a path in l1 and l2."""
+    steps = [
+        SimpleNamespace(
+            k=k, theta={"l1": 10.0 ** (1 - k / 4), "l2": 0.1 * (k + 1)}, value=value, gradient_norm=0.5**k,
+            lower_residual=1e-13, adjoint_residual=0.0, tol=1e-8, kink=k in kink,
+        )
+        for k, value in enumerate(values)
+    ]  # fmt: skip
+    best = min(steps, key=lambda step: step.value)
+    return SimpleNamespace(history=steps, theta=best.theta, value=best.value)
+
+
+def line(axes, label):
+    return next(each for each in axes.lines if str(each.get_label()).startswith(label))
+
+
+def test_descent_shows_every_step_and_marks_the_best():
+    figure = plots.descent(report([3.0, 1.0, 2.0], kink=[1]))
+    above, below = figure.axes
+    assert line(above, "evaluated").get_ydata().tolist() == [3.0, 1.0, 2.0]
+    assert line(above, "best so far").get_ydata().tolist() == [3.0, 1.0, 1.0]
+    assert line(above, "best:").get_xydata().tolist() == [[1.0, 1.0]]
+    assert line(below, "slope").get_ydata().tolist() == [1.0, 0.5, 0.25]
+    assert line(below, "kink").get_xdata().tolist() == [1]
+    assert below.get_yscale() == "log"
+    assert not any(each.get_label() == "adjoint residual" for each in below.lines), "zeros have no place on a log axis"
+
+
+def test_descent_without_steps_is_refused():
+    with pytest.raises(ValueError, match="no steps"):
+        plots.descent(report([1.0]).__class__(history=[]))
+
+
+def test_a_curve_marks_the_best_of_the_path():
+    grid = np.geomspace(0.01, 100, 9)
+    figure = plots.criterion({"l1": grid}, np.log(grid) ** 2, report([3.0, 1.0, 2.0]))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "l1"
+    assert line(axes, "best:").get_xydata().tolist() == [[10**0.75, 1.0]]
+    assert line(axes, "evaluated").get_ydata().tolist() == [3.0, 1.0, 2.0]
+
+
+def test_a_curve_without_a_path_marks_the_best_of_the_grid():
+    grid = np.array([1.0, 2.0, 3.0])
+    figure = plots.criterion({"l1": grid}, np.array([2.0, np.nan, 1.0]))
+    assert figure.axes[0].get_xscale() == "linear"
+    assert line(figure.axes[0], "best:").get_xydata().tolist() == [[3.0, 1.0]]
+
+
+def test_a_map_has_its_path_start_and_optimum():
+    l1, l2 = np.geomspace(0.1, 100, 11), np.geomspace(0.01, 10, 8)
+    values = np.log(l1)[:, None] ** 2 + np.log(l2)[None, :] ** 2
+    figure = plots.criterion({"l1": l1, "l2": l2}, values, report([3.0, 1.0, 2.0]))
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("l1", "l2")
+    assert line(axes, "start").get_xydata().tolist() == [[10.0, 0.1]]
+    assert line(axes, "search path").get_xdata().tolist() == [10.0, 10**0.75, 10**0.5]
+    assert len(figure.axes) == 2, "a colour bar"
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((3, 4)), np.full((3, 4), 7.0), np.where(np.eye(3, 4) > 0, np.nan, 1.0 + np.arange(4.0))]
+)
+def test_maps_of_odd_values_can_be_drawn(values, tmp_path):
+    figure = plots.criterion({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0, 4.0]}, values)
+    assert plots.save(figure, tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_coefficients_count_what_is_nonzero():
+    figure = plots.coefficients([1.0, 2.0, 3.0], [0.0, 0.0, 4.0], ["a", "b", "c"])
+    (axes,) = figure.axes
+    assert line(axes, "after tuning (1 of 3 nonzero)").get_ydata().tolist() == [0.0, 0.0, 4.0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_images_share_one_scale():
+    figure = plots.images({"one": np.zeros((2, 3)), "two": np.ones((2, 3))}, limits=(0.0, 2.0))
+    assert [axes.images[0].get_clim() for axes in figure.axes] == [(0.0, 2.0)] * 2
+
+
+def test_given_axes_are_drawn_into():
+    figure, grid = plots.canvas(3, 1)
+    assert plots.descent(report([2.0, 1.0]), axes=grid[:2, 0]) is figure
+    assert plots.coefficients([1.0], [2.0], axes=grid[2, 0]) is figure
+
+
+@pytest.mark.parametrize(
+    "call, wanted",
+    [
+        (lambda: plots.criterion({}, []), "0 weights"),
+        (lambda: plots.criterion({"a": [1, 2]}, [1, 2, 3]), "shape"),
+        (lambda: plots.criterion({"a": [1, 2]}, [1, 2], path=[[1.0, 2.0, 3.0]]), "path of shape"),
+        (lambda: plots.criterion({"a": [1, 2]}, [1, 2], report([1.0])), "no scalar weight 'a'"),
+        (lambda: plots.coefficients([1, 2], [1]), "one length"),
+        (lambda: plots.coefficients([1], [1], ["a", "b"]), "2 names for 1"),
+        (lambda: plots.images({}), "no image"),
+    ],
+)
+def test_refusals(call, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        call()
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure = plots.descent(report([2.0, 1.0]))
+    path = plots.save(figure, tmp_path / "descent.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    before = path.read_bytes()
+
+    def dies(part, **options):
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", dies)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(figure, path)
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["descent.png"]
+
+
+def test_nothing_global_changes():
+    before = dict(mpl.rcParams)
+    plots.descent(report([2.0, 1.0]))
+    plots.coefficients([1.0], [2.0])
+    assert dict(mpl.rcParams) == before
+    code = "import sys; from invhyper import plots; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
