@@ -1,7 +1,242 @@
 """Global bracketing and derivative steps for one hyperparameter."""
 
-from invhyper.search.lbfgsb import LBFGSB
+import bisect
+
+import equinox as eqx
+import numpy as np
+from scipy.special import ndtr
+
+from invhyper.search.objective import Failed, Objective, Point, Search
+
+COARSE = 0.2
+GAIN = 1e-6
+NARROW = 1e-13
 
 
-class Bracket(LBFGSB):
-    """Placeholder until the search in this file lands: L-BFGS-B from the start."""
+class Bracket(Search):
+    """The global minimum over one hyperparameter between finite bounds: exploration, then Brent-like steps with slopes.
+
+    F may have several minima and kinks (slope jumps at which it is often smallest). Between neighbouring samples F is
+    taken for an integrated Brownian motion, whose slope wanders as a sum of many small jumps does: given values and
+    slopes at both ends, its mean is the cubic Hermite interpolant and its variance at distance t from one end of an
+    interval of length h is s^2 t^3 (h - t)^3 / (3 h^3), s estimated from the intervals around.
+
+    1. The start and `grid` points across the bounds.
+    2. Where the expected improvement on the best value is largest, one more, until it is below 1e-6 of |F|.
+    3. The interval around the best point is narrowed by the minimiser of the cubic (F smooth) or by the crossing of the
+       two tangents (a kink), whichever foretold the last value better; it overshoots when it hits one side twice, and
+       halves the interval when that has not shrunk.
+    4. Steps 2 and 3 again elsewhere, as long as the expected improvement asks for it.
+
+    **Arguments**: `solves`: evaluations in all, of which at most two thirds explore before the first narrowing; `grid`:
+    points of the first look. It ends when the best bracket can gain no more than tol^2 of |F|. Raises ValueError for
+    more than one scalar and for infinite bounds.
+
+    >>> import numpy as np, invhyper as ih
+    >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))
+    >>> report = ih.tune(problem, ih.Parameters(l2=ih.log(1.0, 1e-6, 1e2)), search=ih.Bracket())
+    >>> round(float(report.theta["l2"]), 8)
+    0.25
+
+    Brent (1973), Algorithms for Minimization without Derivatives, ch. 5; expected improvement: Jones, Schonlau and
+    Welch (1998), doi:10.1023/A:1008306431147.
+    """
+
+    solves: int = eqx.field(static=True, default=40)
+    grid: int = eqx.field(static=True, default=6)
+
+    def __check_init__(self):
+        for name, least in (("solves", 4), ("grid", 2)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"Bracket {name} = {value!r}: a whole number, at least {least}, is wanted")
+
+    def run(self, objective: Objective) -> str:
+        if objective.start.size != 1:
+            raise ValueError(f"Bracket searches one scalar; theta has {objective.start.size}: use LBFGSB")
+        low, high = objective.lower[0], objective.upper[0]
+        if not (np.isfinite(low) and np.isfinite(high)):
+            name = objective.parameters.names[0]
+            raise ValueError(
+                f"Bracket wants finite bounds; {name} has [{low:g}, {high:g}] on its search scale: use LBFGSB"
+            )
+        return _Line(objective, min(self.solves, objective.solves_left)).run(low, high, self.grid)
+
+
+class _Line:
+    """The samples of one run, sorted by u, and the steps taken from them."""
+
+    def __init__(self, objective: Objective, solves: int):
+        self.objective, self.solves = objective, solves
+        self.u: list[float] = []
+        self.points: list[Point] = []
+        self.walls: list[float] = []
+        self.at_kink = False
+
+    def run(self, low: float, high: float, grid: int) -> str:
+        self.evaluate(float(self.objective.start[0]))
+        spacing = (high - low) / (grid - 1)
+        for u in np.linspace(low, high, grid):
+            if np.min(np.abs(u - np.array(self.u))) > 0.25 * spacing:
+                self.evaluate(u)
+        self.explore(2 * self.solves // 3, everywhere=True)
+        said = self.narrow()
+        while self.explore(self.solves, everywhere=False):
+            said = self.narrow()
+        if self.left <= 0:
+            said = f"Bracket spent its {self.solves} evaluations: {said}; raise Bracket's solves to go on"
+        if self.walls:
+            said += f"; {len(self.walls)} points could not be evaluated, F is unknown around them"
+        return said
+
+    @property
+    def left(self) -> int:
+        return self.solves - len(self.u) - len(self.walls)
+
+    @property
+    def best(self) -> int:
+        return min(range(len(self.u)), key=lambda i: self.points[i].value)
+
+    @property
+    def scale(self) -> float:
+        values = [abs(point.value) for point in self.points]
+        return max(abs(self.points[self.best].value), 1e-9 * max(values))
+
+    def evaluate(self, u: float) -> Point | None:
+        """Add the sample at u. Where the lower level fails, a wall is noted and nothing sought in its interval."""
+        try:
+            point = self.objective(np.array([u]))
+        except Failed:
+            self.walls.append(float(u))
+            return None
+        at = bisect.bisect(self.u, float(u))
+        self.u.insert(at, float(u))
+        self.points.insert(at, point)
+        return point
+
+    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return (
+            np.array(self.u),
+            np.array([point.value for point in self.points]),
+            np.array([point.slope[0] for point in self.points]),
+        )
+
+    def active(self) -> int | None:
+        """The interval into which the best point descends; None at a bound or where the slope is zero."""
+        i = self.best
+        slope = self.points[i].slope[0]
+        j = i if slope < 0 else i - 1
+        return j if slope != 0 and 0 <= j < len(self.u) - 1 else None
+
+    def blocked(self, j: int) -> bool:
+        return any(self.u[j] < wall < self.u[j + 1] for wall in self.walls)
+
+    def explore(self, limit: int, everywhere: bool) -> bool:
+        """Sample where the expected improvement is largest, until it is small, or (not `everywhere`: the best interval
+        is done and left out) until a new best is found: then True."""
+        while len(self.u) + len(self.walls) < limit:
+            gain, j, u = self.expected(None if everywhere else self.active())
+            if gain < GAIN * self.scale:
+                return False
+            a, h = self.u[j], self.u[j + 1] - self.u[j]
+            if self.points[j].slope[0] < 0 < self.points[j + 1].slope[0]:
+                u = a + self.proposal(j)[0]
+            before = self.points[self.best].value
+            self.evaluate(float(np.clip(u, a + COARSE * h, a + (1 - COARSE) * h)))
+            if not everywhere and self.points[self.best].value < before:
+                return True
+        return False
+
+    def expected(self, skipped: int | None) -> tuple[float, int, float]:
+        """The largest expected improvement, its interval and place."""
+        u, f, g = self.values()
+        h, rise, turn = np.diff(u), np.diff(f), np.diff(g)
+        # Squared norm of the two innovations of an interval under the Brownian slope, per degree of freedom.
+        spread = 6.0 * (rise - 0.5 * h * (g[1:] + g[:-1])) ** 2 / h**3 + 0.5 * turn**2 / h
+        around = np.convolve(spread, [1.0, 2.0, 1.0])[1:-1] + np.median(spread)
+        weight = np.convolve(np.ones_like(spread), [1.0, 2.0, 1.0])[1:-1] + 1.0
+        s = np.linspace(0, 1, 34)[1:-1]
+        mean = _hermite(f[:-1, None], g[:-1, None], f[1:, None], g[1:, None], h[:, None], s)
+        deviation = np.sqrt((around / weight * h**3 / 3)[:, None] * (s * (1 - s)) ** 3) + np.finfo(float).tiny
+        z = (f.min() - mean) / deviation
+        gain = (f.min() - mean) * ndtr(z) + deviation * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+        for j in range(len(h)):
+            if j == skipped or self.blocked(j):
+                gain[j] = -1.0
+        j, k = np.unravel_index(np.argmax(gain), gain.shape)
+        return float(gain[j, k]), int(j), float(u[j] + s[k] * h[j])
+
+    def proposal(self, j: int) -> tuple[float, float]:
+        """A step from the left end of a bracket (slopes of opposite sign), and the most that F can gain in it.
+
+        The bound is the crossing of the tangents, less what the curvature seen beside the bracket can bend them.
+        """
+        u, f, g = self.values()
+        a, b = j, j + 1
+        h = u[b] - u[a]
+        crossing = float(np.clip((f[b] - f[a] - g[b] * h) / (g[a] - g[b]), 0, h))
+        left = abs(g[a] - g[a - 1]) / (u[a] - u[a - 1]) if a > 0 else 0.0
+        right = abs(g[b + 1] - g[b]) / (u[b + 1] - u[b]) if b + 1 < len(u) else 0.0
+        bend = 0.5 * (left * crossing**2 * g[b] - right * (h - crossing) ** 2 * g[a]) / (g[b] - g[a])
+        least = min(f[a], f[b])
+        gain = least - min(f[a] + g[a] * crossing, least) + bend
+        return (crossing if self.at_kink else _cubic_minimiser(f[a], g[a], f[b], g[b], h)), gain
+
+    def narrow(self) -> str:
+        """Close in on the best point; the sentence that says what stands there."""
+        widths, sides = [], []
+        while self.left > 0:
+            j = self.active()
+            if j is None:
+                if self.points[self.best].slope[0] == 0:
+                    return "stationary: the slope is zero"
+                return "F is smallest at a bound and still falls there"
+            if self.blocked(j):
+                return "the lower level fails beside the best point"
+            u, f, g = self.values()
+            h = u[j + 1] - u[j]
+            if h <= NARROW * max(1.0, abs(u[j])):
+                return f"the bracket has shrunk to width {h:.1e}{self.standing(j)}"
+            if not g[j] < 0 < g[j + 1]:
+                self.evaluate(u[j] + 0.5 * h)
+                continue
+            t, gain = self.proposal(j)
+            if gain <= self.objective.tol**2 * self.scale:
+                return f"F can gain {gain:.1e} at most in its bracket of width {h:.1e}{self.standing(j)}"
+            t, widths = self.guarded(t, h, widths, sides)
+            point = self.evaluate(u[j] + t)
+            if point is not None:
+                smooth = _hermite(f[j], g[j], f[j + 1], g[j + 1], h, t / h)
+                kinked = max(f[j] + g[j] * t, f[j + 1] - g[j + 1] * (h - t))
+                self.at_kink = abs(point.value - kinked) <= abs(point.value - smooth)
+                sides.append(point.slope[0] < 0)
+        return "the best bracket was still being narrowed"
+
+    def guarded(self, t: float, h: float, widths: list, sides: list) -> tuple[float, list]:
+        """The step t in a bracket of width h: halved if three steps did not, overshot if one side was hit twice."""
+        widths = [*widths, h]
+        if len(widths) > 3 and h > 0.5 * widths[-4]:
+            return 0.5 * h, []
+        if len(sides) >= 2 and sides[-1] == sides[-2]:
+            near = t if sides[-1] else h - t
+            near += min(np.sqrt(max(near, 1e-3 * h) * (h - near)), 0.5 * (h - near))
+            t = near if sides[-1] else h - near
+        edge = 1e-15 * h if self.at_kink else 1e-3 * h
+        return float(np.clip(t, edge, h - edge)), widths
+
+    def standing(self, j: int) -> str:
+        left, right = self.points[j].slope[0], self.points[j + 1].slope[0]
+        return f", between slopes {left:.1e} and {right:.1e} on the search scale"
+
+
+def _hermite(fa, ga, fb, gb, h, s):
+    """The cubic with values and slopes at both ends of an interval of length h, at the fraction s."""
+    r = 1 - s
+    return fa * (1 + 2 * s) * r**2 + h * ga * s * r**2 + fb * s**2 * (3 - 2 * s) - h * gb * s**2 * r
+
+
+def _cubic_minimiser(fa, ga, fb, gb, h) -> float:
+    """Where the Hermite cubic is smallest, for ga < 0 < gb."""
+    d = 3 * (fa - fb) / h + ga + gb
+    w = np.sqrt(max(d * d - ga * gb, 0.0))
+    return float(np.clip(h * (1 - (gb + w - d) / (gb - ga + 2 * w)), 0, h))

@@ -1,5 +1,6 @@
 """What a search sees: F and its slope on the search scale, with budgets, warm starts, history and the best so far."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ class Objective:
     def seconds(self) -> float:
         """Since the run began."""
         return time.perf_counter() - self._began
+
+    @property
+    def solves_left(self) -> int:
+        """Evaluations that the budgets of steps and solves still allow."""
+        steps, solves = (sys.maxsize if self._limits[k] is None else self._limits[k] for k in ("steps", "solves"))
+        return int(min(steps - len(self.history), solves - self.solves))
 
     def __call__(self, u: Vector, tol: float | None = None) -> Point:
         self._check_budget()
