@@ -9,7 +9,7 @@ import scipy.sparse
 
 from invhyper.problem import Linearisation
 from invhyper.strata import faces as face
-from invhyper.strata.faces import Cones, Faces, Programme
+from invhyper.strata.faces import Cones, Faces, Groups, Programme
 from invhyper.strata.saddle import Saddle, Singular
 
 ROUNDING = 1e-14  # relative defect at which a polish has nothing left to gain
@@ -38,30 +38,33 @@ class Outcome:
     said: str
 
 
-def solve(programme: Programme, group: np.ndarray, kept: np.ndarray, start: Memo | None, tol: float) -> Outcome:
+def solve(programme: Programme, groups: Groups, kept: np.ndarray, start: Memo | None, tol: float) -> Outcome:
     """The solution at rounding level: the faces of `start` if they still hold, else those that Clarabel finds.
 
-    `group` numbers the constraint of each row; `kept` lists the entries of x that must be unique.
+    `groups` says which rows and columns belong together; `kept` lists the entries of x that must be unique.
     """
     if start is not None and start.faces.cones == programme.cones and start.c.size == _size(programme, start.faces):
-        memo, error, steps = _polish(programme, group, start.faces, start.c)
+        memo, error, steps = _polish(programme, groups, start.faces, start.c)
         if error <= min(tol, AGREES):
             return _judged(memo, error, steps, kept, tol, "kept its faces")
     x, z, status, iterations = interior_point(programme)
     if status not in SOLVED:
         return Outcome(None, float("inf"), iterations, STATUS.get(status, STATUS["Unsolved"]).format(status=status))
-    scale = face.scales(programme, x, z, group)
+    scale = face.scales(programme, x, z, groups)
     faces = face.identify(programme, x, z, scale)
+    slack = (programme.b - programme.A @ x) / scale.slack
     best, tried = None, set()
     for _ in range(EXCHANGES):
         tried.add(faces)
-        memo, error, steps = _polish(programme, group, faces, face.unknowns(programme, faces, x, z))
+        memo, error, steps = _polish(programme, groups, faces, face.unknowns(programme, faces, x, z))
         iterations += steps
         if best is None or error < best[1]:
             best = memo, error
+        if error <= AGREES:
+            break
         distances = face.signed_distances(faces, memo.at, memo.scale)
-        faces = face.flip(faces, distances, AGREES)
-        if error <= AGREES or faces in tried:
+        faces = face.repaired(faces, distances, AGREES, slack)
+        if faces in tried:
             break
     return _judged(*best, iterations, kept, tol, "was solved by Clarabel and polished")
 
@@ -70,21 +73,21 @@ def _size(programme, faces) -> int:
     return programme.q.size + faces.rows.size + faces.curved[0].size
 
 
-def _polish(programme, group, faces, c, steps: int = 30):
+def _polish(programme, groups, faces, c, steps: int = 30):
     """Newton's method for F(c) = 0 on given faces; the best c, with the factor that belongs to it, and its error."""
     best, saddle, stalled = None, None, 0
     for step in range(steps):
         at = face.point(programme, faces, c)
-        scale = face.scales(programme, at.x, at.z, group)
+        scale = face.scales(programme, at.x, at.z, groups)
         defect = face.defect(programme, faces, at, scale)
         if not np.isfinite(defect):
             break
-        stalled = stalled + 1 if best is not None and defect > 0.5 * best[1] else 0
-        if stalled <= 1 and (saddle is None or faces.curved[0].size):
-            saddle = Saddle(face.matrix(programme, faces, at))
-        if best is None or defect < best[1]:
+        stalled = stalled + 1 if best is not None and not defect < 0.5 * best[1] else 0
+        if stalled == 0 or defect < best[1]:
+            if saddle is None or faces.curved[0].size:
+                saddle = Saddle(face.matrix(programme, faces, at))
             best = Memo(faces, c, at, scale, saddle, programme), defect
-        if defect < ROUNDING or stalled > 1:
+        if stalled > 1 or (stalled and defect < ROUNDING):
             break
         F = face.residual(programme, faces, at)
         try:
@@ -212,6 +215,6 @@ def undefined(theta) -> Linearisation:
         B=lambda dtheta: nan[0],
         B_transpose=lost,
         solve=lambda rhs, transpose: nan[0],
-        margin=0.0,
+        margin=float("nan"),
         margin_of="there is no solution",
     )

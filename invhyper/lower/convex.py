@@ -14,7 +14,7 @@ from scipy.sparse import csc_array, csr_array
 from invhyper import tree
 from invhyper.lower import conic
 from invhyper.problem import LowerLevel, NotConverged, Solution, check_theta
-from invhyper.strata.faces import Cones, Programme
+from invhyper.strata.faces import Cones, Groups, Programme
 
 REDUCING = ("symmetric", "PSD", "NSD", "diag", "hermitian", "sparsity")
 DISCRETE = ("boolean", "integer", "complex", "imag")
@@ -81,7 +81,7 @@ class Cone(LowerLevel):
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
         numbers = self.numbers
         memo = start.memo if start is not None and isinstance(start.memo, conic.Memo) else None
-        outcome = conic.solve(numbers.at(theta), numbers.group, numbers.kept, memo, tol)
+        outcome = conic.solve(numbers.at(theta), numbers.groups, numbers.kept, memo, tol)
         if throw and not outcome.error <= tol:
             raise NotConverged(outcome.said)
         x = np.full(numbers.size, np.nan) if outcome.memo is None else outcome.memo.at.x
@@ -143,7 +143,9 @@ class Numbers:
         self.P = None if programme.P is None else Affine.of(programme.P, (n, n))
         self.q = csr_array(programme.q)[:n]
         self.Ab = Affine.of(programme.A, (m, n + 1))
-        self.group = np.repeat(np.arange(len(names)), [constraint.size for constraint in programme.constraints])
+        rows = np.repeat(np.arange(len(names)), [constraint.size for constraint in programme.constraints])
+        starts = np.sort(list(programme.var_id_to_col.values()))
+        self.groups = Groups(rows, np.searchsorted(starts, np.arange(n), side="right") - 1)
         self.names = names
         spans = [np.arange(start, start + int(np.prod(shape))) for shape, start in variables.values()]
         self.kept = np.concatenate(spans)
@@ -199,8 +201,8 @@ class Numbers:
             block = number - nonneg
             row = zero + nonneg + sum(soc[:block])
             state = ("slack", "multiplier or length", "multiplier at the apex")[faces.blocks[block]]
-        constraint = int(self.group[row])
-        first = int(np.searchsorted(self.group, constraint))
+        constraint = int(self.groups.rows[row])
+        first = int(np.searchsorted(self.groups.rows, constraint))
         return f"{state} of {self.names[constraint]}, row {row - first}"
 
 
@@ -289,6 +291,7 @@ def _texts(programme, problem) -> list[str]:
     """The text of each canonical constraint: the user's own where it is one of theirs."""
     own = {constraint.id: f"constraint {i}, {constraint}" for i, constraint in enumerate(problem.constraints)}
     texts = [own.get(constraint.id, f"the auxiliary constraint {constraint}") for constraint in programme.constraints]
+    texts = [" ".join(text.split()) for text in texts]
     return [text if len(text) <= 100 else text[:97] + "..." for text in texts]
 
 

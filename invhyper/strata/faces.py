@@ -36,6 +36,13 @@ class Programme(NamedTuple):
     cones: Cones
 
 
+class Groups(NamedTuple):
+    """What is measured with one yardstick: the constraint that each row belongs to, the variable that each column does."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
 class Scales(NamedTuple):
     """Yardsticks at a point: each row's slack divides by `slack`, stationarity by `stationarity`, multipliers times `dual`."""
 
@@ -99,21 +106,25 @@ def tails_norm(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return v[heads], np.sqrt(np.bincount(np.repeat(np.arange(sizes.size), sizes), squares, minlength=sizes.size))
 
 
-def scales(programme: Programme, x: np.ndarray, z: np.ndarray, group: np.ndarray) -> Scales:
-    """Yardsticks at (x, z): slacks are measured against the terms of the constraint (`group`) that their row belongs to."""
+def scales(programme: Programme, x: np.ndarray, z: np.ndarray, groups: Groups) -> Scales:
+    """Yardsticks at (x, z).
+
+    Slacks are measured against the terms of their constraint, with each variable at its largest entry. Stationarity is measured against its terms and |P| |x|: the terms alone vanish together at an unconstrained optimum.
+    """
     P, q, A, b, _ = programme
-    slack = _largest(np.abs(b) + abs(A) @ np.abs(x), group)
-    parts = (P @ x, q, A.T @ z)
-    stationarity = max(np.abs(part).max(initial=0.0) for part in parts) or 1.0
+    slack = _largest(np.abs(b) + abs(A) @ _largest(np.abs(x), groups.columns, floor=0.0), groups.rows)
+    curvature = abs(P).max() * np.abs(x).max() if P.nnz else 0.0
+    stationarity = max(curvature, *(np.abs(part).max(initial=0.0) for part in (P @ x, q, A.T @ z))) or 1.0
     size = abs(A).max(axis=1).toarray().ravel() if A.shape[0] else np.zeros(0)
-    return Scales(slack, stationarity, _largest(size, group) / stationarity)
+    return Scales(slack, stationarity, _largest(size, groups.rows) / stationarity)
 
 
-def _largest(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The largest value of each group, at each of its members; where that is zero the largest of all, else one."""
+def _largest(values: np.ndarray, group: np.ndarray, floor: float | None = None) -> np.ndarray:
+    """The largest value of each group, at each of its members; where that is zero, `floor` or the largest of all or one."""
     most = np.zeros(group.max(initial=-1) + 1)
     np.maximum.at(most, group, values)
-    return np.where(most > 0, most, values.max(initial=0.0) or 1.0)[group]
+    floor = (values.max(initial=0.0) or 1.0) if floor is None else floor
+    return np.where(most > 0, most, floor)[group]
 
 
 def identify(programme: Programme, x, z, scale: Scales) -> Faces:
@@ -208,13 +219,21 @@ def signed_distances(faces: Faces, at: Point, scale: Scales) -> np.ndarray:
     return np.concatenate([of_rows, of_blocks])
 
 
-def flip(faces: Faces, distances: np.ndarray, tolerance: float) -> Faces:
-    """The faces with those that were left behind (distance below -tolerance) exchanged for their neighbours."""
+def repaired(faces: Faces, distances: np.ndarray, tolerance: float, s: np.ndarray) -> Faces:
+    """The next faces to try: those left behind (distance below -tolerance) exchanged for their neighbours.
+
+    A block leaves its boundary for the inside (mu < 0). If none was left behind, Newton failed: then the block on its
+    boundary whose tail is shortest in the slacks `s` goes to its apex, near which the curvature has no limit.
+    """
     wrong = distances < -tolerance
     rows, blocks = wrong[: faces.active.size], wrong[faces.active.size :]
     active = np.where(rows, 1 - faces.active, faces.active).astype(np.int8)
-    neighbour = np.select([faces.blocks == BOUNDARY], [INSIDE], BOUNDARY)
-    return Faces(faces.cones, active, np.where(blocks, neighbour, faces.blocks).astype(np.int8))
+    states = np.where(blocks, np.where(faces.blocks == BOUNDARY, INSIDE, BOUNDARY), faces.blocks).astype(np.int8)
+    curved = np.flatnonzero(faces.blocks == BOUNDARY)
+    if not wrong.any() and curved.size:
+        lengths = tails_norm(faces.cones, s)[1]
+        states[curved[np.argmin(lengths[curved])]] = APEX
+    return Faces(faces.cones, active, states)
 
 
 def pull(programme: Programme, faces: Faces, at: Point, zeta: np.ndarray):
