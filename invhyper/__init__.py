@@ -24,7 +24,7 @@ _HOME = {
     "lower.lasso": "ElasticNet",
     "lower.bpdn": "BPDN Lasso",
     "lower.scikit": "from_sklearn to_sklearn weight_max",
-    "lower.convex": "Cone ConstrainedBPDN",
+    "lower.convex": "Cone",
     "lower.basis_pursuit": "BasisPursuit",
     "hypergradient.implicit": "Implicit",
     "hypergradient.unrolled": "Unrolled",

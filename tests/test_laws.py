@@ -2,6 +2,8 @@
 
 import inspect
 
+import cvxpy as cp
+import jax
 import jax.numpy as jnp
 import laws
 import numpy as np
@@ -22,6 +24,7 @@ LOWER = {
     "Ridge": lambda: (ih.Ridge(A, Y), {"l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
     "ElasticNet": lambda: (ih.ElasticNet(A, Y), {"l1": 0.3, "l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
     "BPDN": lambda: (ih.BPDN(A, Y, intercept=True), {"weight": 0.4}),
+    "Cone": lambda: (cone(), {"c": np.array([1.0, 0.4, -0.7]), "r": 0.8}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
@@ -45,6 +48,13 @@ MATRIX = Sparse.from_scipy(scipy.sparse.random_array((7, 5), density=0.4, rng=np
 OPERATORS = {"Sparse": MATRIX, "Transposed": MATRIX.T}
 
 
+def cone():
+    """The projection of c on a ball of radius r in a half-space."""
+    x, c, r = cp.Variable(3, name="x"), cp.Parameter(3, name="c"), cp.Parameter(name="r", nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.norm(x) <= r, cp.sum(x) >= 0.9])
+    return ih.Cone(problem, [c, r], [x])
+
+
 class GradientSteps(ih.Iteration):
     """x <- x - step (A^T (A x - y) + l2 x): the fixed point is the ridge solution."""
 
@@ -63,8 +73,8 @@ class GradientSteps(ih.Iteration):
 
 def criterion(x, theta):
     """Smooth in x and in theta, for x of any structure."""
-    parts = x if isinstance(x, tuple) else (x,)
-    return sum(jnp.sum((part - 0.3) ** 2) for part in parts) + 0.05 * sum(jnp.sum(v) for v in theta.values())
+    distance = sum(jnp.sum((part - 0.3) ** 2) for part in jax.tree.leaves(x))
+    return distance + 0.05 * sum(jnp.sum(v) for v in theta.values())
 
 
 @pytest.mark.parametrize("name", LOWER)

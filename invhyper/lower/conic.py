@@ -9,7 +9,7 @@ import scipy.sparse
 
 from invhyper.problem import Linearisation
 from invhyper.strata import faces as face
-from invhyper.strata.faces import Cones, Faces, Groups, Programme
+from invhyper.strata.faces import Faces, Groups, Programme
 from invhyper.strata.saddle import Saddle, Singular
 
 ROUNDING = 1e-14  # relative defect at which a polish has nothing left to gain
@@ -75,8 +75,8 @@ def _size(programme, faces) -> int:
 
 def _polish(programme, groups, faces, c, steps: int = 30):
     """Newton's method for F(c) = 0 on given faces; the best c, with the factor that belongs to it, and its error."""
-    best, saddle, stalled = None, None, 0
-    for step in range(steps):
+    best, saddle, stalled, taken = None, None, 0, 0
+    for _ in range(steps):
         at = face.point(programme, faces, c)
         scale = face.scales(programme, at.x, at.z, groups)
         defect = face.defect(programme, faces, at, scale)
@@ -92,11 +92,12 @@ def _polish(programme, groups, faces, c, steps: int = 30):
         F = face.residual(programme, faces, at)
         try:
             c = c - saddle.solve(_bordered(F, saddle))[: c.size]
+            taken += 1
         except Singular:
             break
     memo, defect = best
     beyond = -np.min(face.signed_distances(faces, memo.at, memo.scale), initial=0.0)
-    return memo, max(defect, beyond), step
+    return memo, max(defect, beyond), taken
 
 
 def _bordered(F, saddle):
@@ -109,7 +110,9 @@ def _judged(memo, error, steps, kept, tol, how) -> Outcome:
     try:
         null = memo.saddle.null
     except Singular as reason:
-        return Outcome(None, float("inf"), steps, f"{reason}: add a small quadratic term, or remove redundant constraints")
+        return Outcome(
+            None, float("inf"), steps, f"{reason}: add a small quadratic term, or remove redundant constraints"
+        )
     free = null[kept] if null.shape[1] else null
     if null.shape[1] and abs(free).max() > 1e-7:
         said = (
@@ -124,9 +127,10 @@ def _judged(memo, error, steps, kept, tol, how) -> Outcome:
 
 SOLVED = ("Solved", "AlmostSolved", "InsufficientProgress", "MaxIterations")
 STATUS = {
-    "PrimalInfeasible": "the cone programme is infeasible: Clarabel found a certificate that no point meets all constraints",
-    "DualInfeasible": "the cone programme is unbounded: Clarabel found a direction along which the objective falls for ever "
-    "(or it is infeasible as well)",
+    "PrimalInfeasible": "the cone programme is infeasible: Clarabel's certificate proves that no point meets all "
+    "constraints; relax one",
+    "DualInfeasible": "the cone programme is unbounded: Clarabel's certificate is a direction along which the objective"
+    " falls for ever; bound the variables",
     "Unsolved": "Clarabel stopped without a solution (status {status}): scale the problem, or check its data",
 }
 STATUS["AlmostPrimalInfeasible"] = STATUS["PrimalInfeasible"]
@@ -148,6 +152,12 @@ def interior_point(programme: Programme, tol: float = 1e-11):
     upper = scipy.sparse.csc_matrix(scipy.sparse.triu(P))
     found = clarabel.DefaultSolver(upper, q, scipy.sparse.csc_matrix(A), b, blocks, settings).solve()
     return np.asarray(found.x), np.asarray(found.z), str(found.status), int(found.iterations)
+
+
+def same(a: Programme, b: Programme) -> bool:
+    """True if two programmes hold the same numbers."""
+    vectors = np.array_equal(a.q, b.q) and np.array_equal(a.b, b.b)
+    return vectors and all(np.array_equal(u.data, v.data) for u, v in ((a.P, b.P), (a.A, b.A)))
 
 
 def linearise(memo: Memo, select, select_transpose, push, pull, name_of) -> Linearisation:
@@ -188,13 +198,15 @@ def linearise(memo: Memo, select, select_transpose, push, pull, name_of) -> Line
 
 
 def _torn(memo: Memo, pull) -> str:
-    """A sentence if theta moves free multipliers' constraints apart: dependent active constraints that do not stay so."""
+    """A sentence if theta tears dependent active constraints apart; "" if they stay dependent, or are not."""
     null = memo.saddle.null
     if not null.shape[1]:
         return ""
     direction = null @ np.random.default_rng(0).standard_normal(null.shape[1])
     v, w = face.pull(memo.programme, memo.faces, memo.at, direction)
-    size = np.abs(v).max() * max(1.0, np.abs(memo.at.x).max(), np.abs(memo.at.z).max(initial=0.0)) + np.abs(w).max(initial=0.0)
+    size = np.abs(v).max() * max(1.0, np.abs(memo.at.x).max(), np.abs(memo.at.z).max(initial=0.0)) + np.abs(w).max(
+        initial=0.0
+    )
     gradient = pull(v, w, memo.at.x, memo.at.z)
     if max((np.abs(leaf).max(initial=0.0) for leaf in gradient.values()), default=0.0) <= AGREES * size:
         return ""

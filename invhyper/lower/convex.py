@@ -1,17 +1,13 @@
 """Any DPP cvxpy problem as a lower level: the only file that imports cvxpy, and only when a `Cone` is built."""
 
 import copy
-import difflib
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from scipy.sparse import csc_array, csr_array
 
-from invhyper import tree
 from invhyper.lower import conic
 from invhyper.problem import LowerLevel, NotConverged, Solution, check_theta
 from invhyper.strata.faces import Cones, Groups, Programme
@@ -25,16 +21,17 @@ class Cone(LowerLevel):
 
         x*(theta) = argmin_x f(x, theta)   subject to the problem's constraints,
 
-    brought by cvxpy into 1/2 x.Px + q.x with b - Ax in zero, nonnegative and second-order cones, P, q, A, b affine in theta.
+    brought by cvxpy into 1/2 x.Px + q.x with b - Ax in zero, nonnegative and second-order cones; P, q, A, b are affine
+    in theta.
 
-    **Arguments**: `problem`: a `cvxpy.Problem`; `parameters`: its `cvxpy.Parameter`s that make up theta, each with a name;
-    other parameters keep the value they have now; `variables`: the `cvxpy.Variable`s that make up x, each with a name.
-    theta is {parameter name: value}, x is {variable name: array} (also for a single variable), each of its cvxpy shape.
-    The user's problem is never solved nor written to.
+    **Arguments**: `problem`: a `cvxpy.Problem`; `parameters`: its `cvxpy.Parameter`s that make up theta, each with a
+    name; other parameters keep the value they have now; `variables`: the `cvxpy.Variable`s that make up x, each with a
+    name. theta is {parameter name: value}, x is {variable name: array} (also for a single variable), each of its cvxpy
+    shape. The user's problem is never solved nor written to.
 
-    **Raises** TypeError or ValueError at construction: for what is not DPP, for "not differentiable here yet: ..." (semidefinite,
-    exponential and power cones, integers), and for names. `solve` raises `NotConverged` for an infeasible or unbounded
-    programme and for a solution that is not unique; with `throw=False` the error is infinite and x is NaN.
+    **Raises** TypeError or ValueError at construction: for what is not DPP, for "not differentiable here yet: ..."
+    (semidefinite, exponential and power cones, integers), and for names. `solve` raises `NotConverged` for infeasible
+    or unbounded programmes and for solutions that are not unique; with `throw=False` error is infinite and x NaN.
 
     >>> import cvxpy as cp, numpy as np, invhyper as ih
     >>> x, y = cp.Variable(2, name="x"), cp.Parameter(2, name="y")
@@ -43,7 +40,8 @@ class Cone(LowerLevel):
     >>> print(np.round(evaluation.gradient["y"], 6))
     [ 0.5 -0.5]
 
-    Agrawal et al. (2019), arXiv:1910.12430, for DPP; Bonnans and Shapiro (2000), doi:10.1007/978-1-4612-1394-9, for the faces.
+    DPP: Agrawal et al. (2019), arXiv:1910.12430. Derivatives on faces: Bonnans and Shapiro (2000),
+    doi:10.1007/978-1-4612-1394-9.
     """
 
     host = True
@@ -59,6 +57,7 @@ class Cone(LowerLevel):
     def check(self, theta):
         """theta with array leaves of the parameters' shapes, or a ValueError that names what is wrong."""
         if isinstance(theta, dict):
+            theta = {key: np.asarray(v) if isinstance(v, list | tuple) else v for key, v in theta.items()}
             for key, (shape, *_) in self.numbers.parameters.items():
                 if key in theta and np.shape(theta[key]) != shape:
                     raise ValueError(f"theta {key!r} has shape {np.shape(theta[key])}: its cvxpy Parameter has {shape}")
@@ -89,9 +88,13 @@ class Cone(LowerLevel):
 
     def linearise(self, solution, theta):
         numbers, memo = self.numbers, solution.memo
+        if not isinstance(memo, conic.Memo) or not conic.same(memo.programme, numbers.at(theta)):
+            memo = self.solve(theta, start=solution, throw=False).memo
         if memo is None:
             return conic.undefined(theta)
-        return conic.linearise(memo, numbers.select, numbers.select_transpose, numbers.push, numbers.pull, numbers.name_of)
+        return conic.linearise(
+            memo, numbers.select, numbers.select_transpose, numbers.push, numbers.pull, numbers.name_of
+        )
 
 
 class Entry(NamedTuple):
@@ -218,8 +221,8 @@ def _canonicalise(problem, parameters, variables) -> Numbers:
     for kind, present in kinds.items():
         if present:
             raise ValueError(
-                f"not differentiable here yet: the problem needs {kind} cones; Cone takes linear constraints, second-order "
-                "cones and quadratic objectives"
+                f"not differentiable here yet: the problem needs {kind} cones; Cone takes linear constraints, "
+                "second-order cones and quadratic objectives"
             )
     if programme.dir_cones or programme.lower_bounds is not None or programme.lb_tensor is not None:
         raise ValueError("not differentiable here yet: cvxpy passed variable bounds outside the constraints")
@@ -266,9 +269,13 @@ def _check(cp, problem, parameters, variables):
                     raise ValueError(f"not differentiable here yet: the {word} {leaf.name()!r} is declared {attribute}")
     for parameter in problem.parameters():
         if parameter.value is None and parameter.id not in {p.id for p in parameters}:
-            raise ValueError(f"the Parameter {parameter.name()!r} has no value and is not in `parameters`: give it one, or list it")
+            raise ValueError(
+                f"the Parameter {parameter.name()!r} has no value and is not in `parameters`: give it one, or list it"
+            )
     if not problem.is_dcp():
-        raise ValueError("the problem is not convex by cvxpy's rules (problem.is_dcp() is False): Cone needs a DCP problem")
+        raise ValueError(
+            "the problem is not convex by cvxpy's rules (problem.is_dcp() is False): Cone needs a DCP problem"
+        )
     if not problem.is_dcp(dpp=True):
         raise ValueError(
             "the problem is not DPP (problem.is_dcp(dpp=True) is False): its data must be affine in the parameters; "
@@ -307,7 +314,9 @@ class _Objective:
         self._missing = used - {v.id for v in self._variables.values()}
         wanted = {p.name(): p.id for p in parameters}
         pairs = list(zip(problem.parameters(), self._problem.parameters(), strict=True))
-        self._parameters = {name: next(new for old, new in pairs if old.id == number) for name, number in wanted.items()}
+        self._parameters = {
+            name: next(new for old, new in pairs if old.id == number) for name, number in wanted.items()
+        }
 
     def __call__(self, x, theta) -> float:
         if self._missing:

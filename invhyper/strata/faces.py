@@ -2,10 +2,10 @@
 
     minimise 1/2 x.Px + q.x   subject to   s = b - Ax in K,   K = zero x nonnegative x second-order cones
 
-with multipliers z in the dual cone, Px + q + A^T z = 0, s.z = 0. On its stratum a solution obeys smooth equations: rows
-on a face are equalities s_j = 0 with a multiplier each; a second-order block s = (s0, t) is inside (no equation), at its
-apex (all rows are equalities) or on its curved boundary (|t| - s0 = 0 with a multiplier mu, z = mu (1, -t/|t|)). Unknowns
-c = (x, multipliers of the rows, mu); F(c, theta) = 0 are stationarity and these equations.
+with multipliers z in the dual cone, Px + q + A^T z = 0, s.z = 0. On its stratum a solution obeys smooth equations:
+rows on a face are equalities s_j = 0 with a multiplier each; a second-order block s = (s0, t) is inside (no equation),
+at its apex (all rows are equalities) or on its curved boundary (|t| - s0 = 0 with a multiplier mu, z = mu (1, -t/|t|)).
+Unknowns c = (x, multipliers of the rows, mu); F(c, theta) = 0 are stationarity and these equations.
 """
 
 from dataclasses import dataclass
@@ -37,14 +37,14 @@ class Programme(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """What is measured with one yardstick: the constraint that each row belongs to, the variable that each column does."""
+    """What one yardstick measures: the constraint that each row belongs to, and the variable that each column does."""
 
     rows: np.ndarray
     columns: np.ndarray
 
 
 class Scales(NamedTuple):
-    """Yardsticks at a point: each row's slack divides by `slack`, stationarity by `stationarity`, multipliers times `dual`."""
+    """Yardsticks at a point: slacks divide by `slack`, stationarity by `stationarity`, multipliers times `dual`."""
 
     slack: np.ndarray
     stationarity: float
@@ -109,7 +109,8 @@ def tails_norm(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def scales(programme: Programme, x: np.ndarray, z: np.ndarray, groups: Groups) -> Scales:
     """Yardsticks at (x, z).
 
-    Slacks are measured against the terms of their constraint, with each variable at its largest entry. Stationarity is measured against its terms and |P| |x|: the terms alone vanish together at an unconstrained optimum.
+    Slacks are measured against the terms of their constraint, with each variable at its largest entry; stationarity
+    against its terms and |P| |x|, for the terms vanish together at an unconstrained optimum.
     """
     P, q, A, b, _ = programme
     slack = _largest(np.abs(b) + abs(A) @ _largest(np.abs(x), groups.columns, floor=0.0), groups.rows)
@@ -120,7 +121,7 @@ def scales(programme: Programme, x: np.ndarray, z: np.ndarray, groups: Groups) -
 
 
 def _largest(values: np.ndarray, group: np.ndarray, floor: float | None = None) -> np.ndarray:
-    """The largest value of each group, at each of its members; where that is zero, `floor` or the largest of all or one."""
+    """The largest value of each group, at each of its members; where that is zero, `floor`, or the largest of all."""
     most = np.zeros(group.max(initial=-1) + 1)
     np.maximum.at(most, group, values)
     floor = (values.max(initial=0.0) or 1.0) if floor is None else floor

@@ -90,7 +90,9 @@ class Saddle:
     def _eigen(self):
         size = self.matrix.shape[0]
         if size > EXAMINED:
-            raise Singular(f"the KKT matrix of {size} unknowns is singular, and too large for its null space to be examined")
+            raise Singular(
+                f"the KKT matrix of {size} unknowns is singular, and too large for its null space to be examined"
+            )
         scaled = self._scaled.toarray() if scipy.sparse.issparse(self._scaled) else self._scaled
         return scipy.linalg.eigh(scaled)
 
