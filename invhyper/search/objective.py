@@ -39,7 +39,19 @@ class Point:
 
 
 class Search(eqx.Module):
-    """A way of choosing the next theta. A value: its fields are its settings, a run keeps its state to itself."""
+    """A way of choosing the next theta. A value: its fields are its settings, a run keeps its state to itself.
+
+    >>> import numpy as np, invhyper as ih
+    >>> class Halving(ih.Search):
+    ...     def run(self, objective):
+    ...         for k in range(4):
+    ...             point = objective(objective.start * 0.5**k)
+    ...         return "halved the start three times"
+    >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))
+    >>> report = ih.tune(problem, {"l2": 1.0}, search=Halving())
+    >>> print(report.theta["l2"], report.message)
+    0.25 halved the start three times
+    """
 
     def run(self, objective: "Objective") -> str:
         """Evaluate `objective(u)` until done; the sentence that says how it ended. `Ended` and `Failed` may pass."""
