@@ -22,6 +22,8 @@ Y, Y_VAL = A @ X + 0.1 * RNG.standard_normal(12), A_VAL @ X + 0.1 * RNG.standard
 # name: (lower level, theta)
 LOWER = {
     "Ridge": lambda: (ih.Ridge(A, Y), {"l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
+    "Logistic": lambda: (ih.Logistic(A, np.sign(Y), intercept=True), {"l2": 0.2}),
+    "Smooth": lambda: (ih.Smooth(cosh_fit, jnp.zeros(5)), {"pull": 0.6, "to": np.linspace(-1.0, 1.0, 5)}),
     "ElasticNet": lambda: (ih.ElasticNet(A, Y), {"l1": 0.3, "l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
     "BPDN": lambda: (ih.BPDN(A, Y, intercept=True), {"weight": 0.4}),
     "Cone": lambda: (cone(), {"c": np.array([1.0, 0.4, -0.7]), "r": 0.8}),
@@ -29,7 +31,7 @@ LOWER = {
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
 # Minimisers without constraints: their objective has a word of its own.
-UNCONSTRAINED = {"Ridge", "ElasticNet", "BPDN", "Together"}
+UNCONSTRAINED = {"Ridge", "Logistic", "Smooth", "ElasticNet", "BPDN", "Together"}
 HYPERGRADIENT = {
     "Implicit": lambda: ih.Implicit(),
     "Implicit direct": lambda: ih.Implicit(ih.Direct()),
@@ -69,6 +71,11 @@ class GradientSteps(ih.Iteration):
 
     def output(self, state):
         return state
+
+
+def cosh_fit(x, theta):
+    """A loss of no particular kind, not quadratic."""
+    return jnp.sum(jnp.cosh(0.3 * (A @ x - Y))) + theta["pull"] * jnp.sum((x - theta["to"]) ** 2)
 
 
 def criterion(x, theta):
