@@ -26,6 +26,7 @@ LOWER = {
     "Smooth": lambda: (ih.Smooth(cosh_fit, jnp.zeros(5)), {"pull": 0.6, "to": np.linspace(-1.0, 1.0, 5)}),
     "ElasticNet": lambda: (ih.ElasticNet(A, Y), {"l1": 0.3, "l2": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}),
     "BPDN": lambda: (ih.BPDN(A, Y, intercept=True), {"weight": 0.4}),
+    "BasisPursuit": lambda: (ih.BasisPursuit(A, Y), {"epsilon": 0.6}),
     "Cone": lambda: (cone(), {"c": np.array([1.0, 0.4, -0.7]), "r": 0.8}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),

@@ -88,10 +88,10 @@ class Cone(LowerLevel):
 
     def linearise(self, solution, theta):
         numbers, memo = self.numbers, solution.memo
-        if not isinstance(memo, conic.Memo) or not conic.same(memo.programme, numbers.at(theta)):
-            memo = self.solve(theta, start=solution, throw=False).memo
-        if memo is None:
+        if memo is None and any(np.any(np.isnan(leaf)) for leaf in solution.x.values()):
             return conic.undefined(theta)
+        if not isinstance(memo, conic.Memo) or not conic.same(memo.programme, numbers.at(theta)):
+            memo = self.solve(theta, start=solution).memo
         return conic.linearise(
             memo, numbers.select, numbers.select_transpose, numbers.push, numbers.pull, numbers.name_of
         )
