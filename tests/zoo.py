@@ -1,7 +1,13 @@
 """Problems with known answers, shared by all tests: closed forms of x*, F and grad F, and makers of random ones."""
 
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
 import numpy as np
 from scipy.special import expit
+
+import invhyper as ih
 
 
 def ridge_problem(n=40, p=15, m=20, seed=0):
@@ -119,3 +125,38 @@ def tall_elastic_net():
     y = X @ w + 0.5 * rng.standard_normal(60)
     held = rng.standard_normal((40, 30))
     return X, y, held, held @ w + 0.5 * rng.standard_normal(40)
+
+
+class Identity(ih.LowerLevel):
+    """x*(theta) = theta["t"]: F is the criterion itself, for searches. `calls` collects the t of every solve.
+
+    It fails (NotConverged) where `fails(t)`, interrupts (KeyboardInterrupt) at solve number `interrupt`, and misses x* by
+    `sloppy` times tol |t| in a direction that changes from call to call, as a stopped iteration may.
+    """
+
+    host: ClassVar = True
+    keys: ClassVar = ("t",)
+    fails: Callable | None = eqx.field(static=True, default=None)
+    interrupt: int | None = eqx.field(static=True, default=None)
+    sloppy: float = eqx.field(static=True, default=0.0)
+    calls: list = eqx.field(static=True, default_factory=list)
+
+    def solve(self, theta, *, start=None, tol=1e-8, throw=True):
+        t = np.asarray(theta["t"], float)
+        self.calls.append(t)
+        if self.interrupt is not None and len(self.calls) == self.interrupt:
+            raise KeyboardInterrupt
+        if self.fails is not None and self.fails(t):
+            raise ih.NotConverged(f"Identity stopped at 1.0e+00, above tol {tol:.1e}")
+        miss = self.sloppy * tol * np.abs(t) * np.cos(37.0 * len(self.calls) + np.arange(t.size).reshape(t.shape))
+        return ih.Solution(t + miss, self.sloppy * tol, 1, "Identity converged")
+
+    def linearise(self, solution, theta):
+        flat = np.size(theta["t"])
+        return ih.Linearisation(
+            A=np.eye(flat),
+            P=lambda c: c.reshape(np.shape(theta["t"])),
+            P_transpose=np.ravel,
+            B=lambda d: -np.ravel(d["t"]),
+            B_transpose=lambda z: {"t": -z.reshape(np.shape(theta["t"]))},
+        )

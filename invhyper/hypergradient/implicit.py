@@ -95,6 +95,7 @@ class Implicit(eqx.Module):
         start = None if warm is None else warm.solution
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)
         value, (along_x, along_theta) = value_and_pull(problem.criterion, solution.x, theta)
+        _check_value(value, theta)
         linearisation = lower.linearise(solution, theta)
         rhs = linearisation.P_transpose(along_x)
         guess = None if warm is None else warm.adjoint
@@ -201,12 +202,16 @@ def certify(
     )
 
 
+def _check_value(value: float, theta):
+    if not np.isfinite(value):
+        raise ValueError(f"the criterion is {value} at theta = {theta}: check its data")
+
+
 def _raise_if_bad(evaluation: Evaluation, theta, tol: float, adjoint_tol: float):
     certificate = evaluation.certificate
     if not certificate.lower_residual <= tol:
         raise NotConverged(evaluation.solution.result)
-    if not np.isfinite(evaluation.value):
-        raise ValueError(f"the criterion is {evaluation.value} at theta = {theta}: check its data")
+    _check_value(evaluation.value, theta)
     for path, leaf in zip(tree.paths(evaluation.gradient), jax.tree.leaves(evaluation.gradient), strict=True):
         if not np.all(np.isfinite(leaf)):
             raise NotConverged(

@@ -14,7 +14,7 @@ class Adam(Search):
 
     **Arguments**: `rate`: the step in search coordinates (0.1 in log scale moves a weight by 10 %); `steps`:
     evaluations; `b1`, `b2`: memory of the moments; `failures`: lower-level failures in a row before it gives up; each
-    halves the step from the last point that could be evaluated.
+    halves the step from the last point that could be evaluated, and the moments begin anew.
 
     It ends after `steps` evaluations, or when the projected gradient is within tol.
 
@@ -52,7 +52,9 @@ class Adam(Search):
             if objective.stationary(point):
                 return objective.stationary_sentence(point)
             update, state = rule.update(point.slope, state, point.u)
-            point = self._backing_off(objective, point.u, point.u + np.asarray(update))
+            point, failed = self._backing_off(objective, point.u, point.u + np.asarray(update))
+            if failed:
+                state = rule.init(point.u)
         if objective.stationary(point):
             return objective.stationary_sentence(point)
         size = objective.gradient_norm(point)
@@ -61,9 +63,9 @@ class Adam(Search):
         )
 
     def _backing_off(self, objective, good, u):
-        for _ in range(self.failures):
+        for failed in range(self.failures):
             try:
-                return objective(u)
+                return objective(u), failed
             except Failed as failure:
                 reason, u = failure, 0.5 * (good + u)
         raise Ended(f"the lower level failed {self.failures} times in a row: {reason}") from reason

@@ -72,8 +72,10 @@ class _Line:
         self.points: list[Point] = []
         self.walls: list[float] = []
         self.at_kink = False
+        self.span = 0.0
 
     def run(self, low: float, high: float, grid: int) -> str:
+        self.span = high - low
         self.evaluate(float(self.objective.start[0]))
         spacing = (high - low) / (grid - 1)
         for u in np.linspace(low, high, grid):
@@ -128,6 +130,14 @@ class _Line:
         j = i if slope < 0 else i - 1
         return j if slope != 0 and 0 <= j < len(self.u) - 1 else None
 
+    def wall(self, u: float, slope: float) -> float | None:
+        """The nearest place that failed on the way down from u, unless a sample stands before it."""
+        ahead = [w for w in self.walls if (u - w) * slope > 0]
+        nearest = min(ahead, key=lambda w: abs(w - u), default=None)
+        if nearest is None or any(min(u, nearest) < v < max(u, nearest) for v in self.u):
+            return None
+        return nearest
+
     def blocked(self, j: int) -> bool:
         return any(self.u[j] < wall < self.u[j + 1] for wall in self.walls)
 
@@ -150,6 +160,8 @@ class _Line:
     def expected(self, skipped: int | None) -> tuple[float, int, float]:
         """The largest expected improvement, its interval and place."""
         u, f, g = self.values()
+        if len(u) < 2:
+            return 0.0, 0, u[0]
         h, rise, turn = np.diff(u), np.diff(f), np.diff(g)
         # Squared norm of the two innovations of an interval under the Brownian slope, per degree of freedom.
         spread = 6.0 * (rise - 0.5 * h * (g[1:] + g[:-1])) ** 2 / h**3 + 0.5 * turn**2 / h
@@ -186,13 +198,17 @@ class _Line:
         """Close in on the best point; the sentence that says what stands there."""
         widths, sides = [], []
         while self.left > 0:
-            j = self.active()
+            j, u, slope = self.active(), self.u[self.best], self.points[self.best].slope[0]
+            wall = self.wall(u, slope)
+            if wall is not None:
+                if abs(wall - u) <= 1e-3 * self.span:
+                    return "F falls towards a place where the lower level fails"
+                self.evaluate(0.5 * (u + wall))
+                continue
             if j is None:
-                if self.points[self.best].slope[0] == 0:
-                    return "stationary: the slope is zero"
-                return "F is smallest at a bound and still falls there"
-            if self.blocked(j):
-                return "the lower level fails beside the best point"
+                return (
+                    "stationary: the slope is zero" if slope == 0 else "F is smallest at a bound and still falls there"
+                )
             u, f, g = self.values()
             h = u[j + 1] - u[j]
             if h <= NARROW * max(1.0, abs(u[j])):
