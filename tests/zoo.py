@@ -130,8 +130,8 @@ def tall_elastic_net():
 class Identity(ih.LowerLevel):
     """x*(theta) = theta["t"]: F is the criterion itself, for searches. `calls` collects the t of every solve.
 
-    It fails (NotConverged) where `fails(t)`, interrupts (KeyboardInterrupt) at solve number `interrupt`, and misses x* by
-    `sloppy` times tol |t| in a direction that changes from call to call, as a stopped iteration may.
+    It fails (NotConverged) where `fails(t)`, interrupts (KeyboardInterrupt) at solve number `interrupt`, and misses x*
+    by `sloppy` times tol |t| in a direction that changes from call to call, as a stopped iteration may.
     """
 
     host: ClassVar = True
