@@ -312,6 +312,16 @@ def _traced(value) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def _real(value, what, name):
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{what} is ragged: {name} wants an array of numbers") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what} holds {array.dtype} entries: {name} wants real numbers")
+    return array.astype(float, copy=False)
+
+
 def _matrix(A, name):
     """A in columns (Fortran order) or as a `Sparse` with NumPy leaves; a ValueError for shapes, NaN and infinity."""
     if scipy.sparse.issparse(A):
@@ -319,7 +329,7 @@ def _matrix(A, name):
     if isinstance(A, Sparse):
         A = A if _traced(A) else jax.tree.map(np.asarray, A)
     elif not _traced(A):
-        A = np.asfortranarray(A, dtype=float)
+        A = np.asfortranarray(_real(A, "A", name))
     if len(A.shape) != 2 or min(A.shape) < 1:
         raise ValueError(f"{name} wants A of shape (n, p), both at least 1; it was given {tuple(A.shape)}")
     values = A.data if isinstance(A, Sparse) else A
@@ -329,7 +339,7 @@ def _matrix(A, name):
 
 
 def _vector(value, what, n, name):
-    value = value if _traced(value) else np.asarray(value, dtype=float)
+    value = value if _traced(value) else _real(value, what, name)
     if value.shape != (n,):
         raise ValueError(
             f"{name} wants {what} of shape ({n},), one entry a row of A; it was given {tuple(value.shape)}"

@@ -21,8 +21,9 @@ from invhyper.operators.design import Design
 from invhyper.strata.gram import Gram
 from invhyper.strata.support import SingularSupport, Support
 
-BLOCK = 16
-GROWTH = 0.3
+BLOCK = 32
+GROWTH = 0.5
+NUDGE = 1e-6
 EPS = np.finfo(float).eps
 
 
@@ -59,7 +60,8 @@ class ActiveSet:
         if not np.isfinite(self.scale):
             raise ValueError("A^T y is not finite: A or y holds NaN or infinity (or numbers too large to multiply)")
         self.penalised = l1 > 0
-        self.slack = 1e-13 * self.scale + 1e-12 * l1
+        self.weight = np.where(self.penalised, l1, np.inf)
+        self.slack = 64 * EPS * self.scale + 1e-12 * l1
         self.rank = np.inf if np.all(l2 > 0) else design.shape[0] - design.intercept
         self.gram = Gram(design)
         self.steps = 0
@@ -71,59 +73,75 @@ class ActiveSet:
         self.before = before
 
     def run(self) -> Minimiser:
-        t, correlation = self._begin()
-        met, entering, short = set(), np.zeros(0, int), True
+        t, correlation, drift = self._begin()
+        settled, met = None, set()
         while True:
             if correlation is not None:
-                t, entering, violated = self._enter(correlation, t)
-                if t == 1.0 and not violated and not short:
+                t, ready = self._enter(correlation, drift, t)
+                if settled == 1.0 and not ready:
                     break
-            self.chosen = np.concatenate([self.chosen, entering])
-            if correlation is not None:
-                self.signs[entering] = np.sign(correlation[entering])
             self._settle(t)
-            short = t > 1.0
+            settled = t
             misfit, defect = self._polish(t)
-            correlation = self.design.correlate(misfit) - self.l2 * self.x
-            if not short:
-                indices, signs = Support(self.chosen, self.signs[self.chosen]).sorted()
-                face = (indices.tobytes(), signs.tobytes())
-                if face in met:
-                    break
-                met.add(face)
+            correlation = self.design.correlate(misfit)
+            if t > 1.0:
+                drift = self._drift()
+            elif self._face() in met:
+                break
+            else:
+                met.add(self._face())
             if self.steps > self.max_steps:
                 break
-        return self._result(misfit, correlation, defect)
+        return self._result(misfit, correlation - self.l2 * self.x, defect)
 
     def _begin(self):
-        """The t and the correlations to start from: an earlier minimiser on the path, x = 0, or a guess."""
+        """(t, correlations, their drift) to start from: an earlier minimiser on the path, x = 0, or a guess."""
         before = self.before
         if before is not None and np.array_equal(before.l2, self.l2):
             self.gram.keep(before)
             t = _ratio(before.l1, self.l1)
             if t is not None and t > 1.0:
-                return t, before.correlation
+                self.columns, self.equations = before.columns, before.equations
+                return t, before.correlation, self._drift()
         if np.any(self.x):
-            return 1.0, None
-        return np.inf, None if self.chosen.size else self.pull
+            return 1.0, None, None
+        return np.inf, None if self.chosen.size else self.pull, np.zeros_like(self.pull)
 
-    def _enter(self, correlation, t):
-        """Lowers t until a block of coefficients enters: (t, those, whether any is left above its weight at t = 1)."""
-        ratio = self._ratios(correlation)
-        ratio[self.chosen] = 0.0
-        above = np.flatnonzero(ratio > 1.0 + self.slack / np.where(self.penalised, self.l1, 1.0))
+    def _drift(self):
+        """d correlation / d t along the path on the present support, where dx/dt = -K^-1 l1 sign(x)."""
+        chosen = self.chosen
+        if not chosen.size:
+            return np.zeros_like(self.pull)
+        rate = self.equations.solve(self.l1[chosen] * self.signs[chosen])
+        return self.design.correlate(self.design.predict(self.columns, chosen, rate))
+
+    def _enter(self, correlation, drift, t) -> tuple[float, int]:
+        """Lowers t as far as a block of coefficients enters, in the order in which they meet their weights."""
+        size, weight, now = np.abs(correlation), self.weight, t if np.isfinite(t) else 0.0
+        above = self.penalised & (size > now * self.l1 + self.slack)
+        meets, signs = np.where(above, now + size / weight, 0.0), np.sign(correlation)
+        if 1.0 < t < np.inf:
+            base = correlation - t * drift
+            up = base / _or_never(weight - drift, weight)
+            down = -base / _or_never(weight + drift, weight)
+            meets = np.where(above, meets, np.maximum(up, down))
+            signs = np.where(above, signs, np.where(up > down, 1.0, -1.0))
+        meets[self.chosen] = 0.0
+        ready = np.flatnonzero(meets > 1.0)
         room = self.rank - self.chosen.size
         block = int(max(1, min(max(BLOCK, GROWTH * self.chosen.size), room)))
-        if above.size <= block:
-            return 1.0, above, bool(above.size)
-        ranked = above[np.argpartition(-ratio[above], block)[: block + 1]]
-        t = min(t, max(1.0, float(ratio[ranked].min())))
-        entering = ranked[ratio[ranked] > t]
-        entering = entering[np.argsort(-ratio[entering])][:block]
-        return t, entering, True
+        if ready.size > block:
+            ready = ready[np.argpartition(-meets[ready], block)[:block]]
+            t = max(1.0, min(t, (1.0 - NUDGE) * float(meets[ready].min())))
+        else:
+            t = 1.0
+        self.chosen = np.concatenate([self.chosen, ready])
+        self.signs[ready] = signs[ready]
+        return t, ready.size
 
-    def _ratios(self, correlation):
-        return np.abs(correlation) / np.where(self.penalised, self.l1, np.inf)
+    def _face(self):
+        indices, signs = Support(self.chosen, self.signs[self.chosen]).sorted()
+        return indices.tobytes(), signs.tobytes()
 
     def _settle(self, t):
         """Newton steps at the weights t l1 until every sign on the support is the one assumed."""
@@ -134,7 +152,7 @@ class ActiveSet:
             try:
                 target = self._solve(chosen, weights, signs)
             except SingularSupport as found:
-                self._exchange(found.position, weights)
+                self._exchange(found.positions, weights)
                 continue
             wrong = signs * target < 0
             astray = wrong & (x == 0)
@@ -178,19 +196,20 @@ class ActiveSet:
         curvature = direction @ (self.equations.matrix @ direction)
         self._move(x, direction, -curvature, curvature, weights, wrong)
 
-    def _exchange(self, position, weights):
+    def _exchange(self, positions, weights):
         """A column that depends on the others enters along the flat direction, until another coefficient leaves."""
         chosen = self.chosen
         fresh = self.penalised[chosen] & (self.x[chosen] == 0)
-        fresh[position] = False
-        if np.any(fresh):
-            keep = ~fresh
-            keep[position] = True
-            if self.penalised[chosen[position]] and self.x[chosen[position]] == 0:
-                keep = np.arange(chosen.size) != position
-            self._keep(keep)
+        if np.count_nonzero(fresh) > 1 or (np.any(fresh) and not fresh[positions[0]]):
+            left = fresh.copy()
+            left[positions] = False
+            drop = np.isin(np.arange(chosen.size), positions) & fresh if np.any(left) else fresh
+            if not np.any(left) and fresh[positions[0]]:
+                drop[positions[0]] = False
+            self._keep(~drop)
             return
-        others = np.delete(np.arange(chosen.size), position)
+        position = positions[0]
+        others = np.arange(position)
         columns, matrix = self.gram.block(chosen)
         matrix = matrix.toarray() if hasattr(matrix, "toarray") else matrix
         self.columns, self.equations = self.gram.equations(chosen[others], self.l2[chosen[others]])
@@ -296,6 +315,11 @@ class ActiveSet:
         )
 
 
+def _or_never(closing, weight):
+    """The speed at which a coefficient nears its weight; infinite if it does not, or is tied to an active one."""
+    return np.where(closing > 1e-9 * weight, closing, np.inf)
+
+
 def _ratio(before, l1):
     """t with before = t l1, or None."""
     positive = l1 > 0
@@ -307,7 +331,7 @@ def _ratio(before, l1):
 
 def refuse_ties(gram: Gram, found: Minimiser):
     """A ValueError where a coefficient off the support could enter it along a flat direction: x* is not unique then."""
-    slack = 1e-12 * found.scale + 1e-11 * found.l1
+    slack = 256 * EPS * found.scale + 1e-11 * found.l1
     tied = np.abs(found.correlation) >= found.l1 - slack
     tied[found.support.indices] = False
     if not np.any(tied) or not found.scale:
@@ -317,7 +341,7 @@ def refuse_ties(gram: Gram, found: Minimiser):
         gram.equations(chosen, found.l2[chosen])
     except SingularSupport as singular:
         raise ValueError(
-            f"x* is not unique: column {int(chosen[singular.position])} of A depends on others that pull as hard as "
+            f"x* is not unique: column {chosen[singular.positions[0]]} of A depends on others that pull as hard as "
             "their weights allow (a repeated column, perhaps), so x* has no derivative: drop it, or use an ElasticNet "
             "with l2 above zero"
         ) from None

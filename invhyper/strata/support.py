@@ -16,9 +16,9 @@ SINGULAR = 1e-13
 class SingularSupport(ValueError):
     """The columns of A on the support are linearly dependent: x* is not unique, so it has no derivative."""
 
-    def __init__(self, position: int):
-        super().__init__(f"column {position} of the support depends on the columns before it")
-        self.position = position
+    def __init__(self, positions: Int[np.ndarray, " m"]):
+        super().__init__(f"column {int(positions[0])} of the support depends on the columns before it")
+        self.positions = positions
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Support:
         if not np.isfinite(min(inward, outward)):
             return np.inf, ""
         if inward <= outward:
-            return max(inward, 0.0), f"coefficient {enters} is about to enter the support"
-        return outward, f"coefficient {int(self.indices[leaves])} is about to leave the support"
+            return max(inward, 0.0), f"coefficient {enters} enters the support"
+        return outward, f"coefficient {int(self.indices[leaves])} leaves the support"
 
 
 class NormalEquations:
@@ -66,7 +66,7 @@ class NormalEquations:
         self.matrix = matrix
         self.diagonal = diagonal = matrix.diagonal()
         if np.any(diagonal <= 0):
-            raise SingularSupport(int(np.flatnonzero(diagonal <= 0)[0]))
+            raise SingularSupport(np.flatnonzero(diagonal <= 0))
         self.scaling = 1.0 / np.sqrt(diagonal)
         if scipy.sparse.issparse(matrix) and matrix.nnz >= SPARSE_FILL * matrix.shape[0] ** 2:
             self.matrix = matrix = matrix.toarray()
@@ -89,14 +89,13 @@ class NormalEquations:
         scaling = scipy.sparse.diags_array(self.scaling)
         scaled = scipy.sparse.csc_array(scaling @ matrix @ scaling)
         try:
-            factor = ssl.splu(
-                scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-            )
+            factor = _symmetric_lu(scaled, "MMD_AT_PLUS_A")
         except RuntimeError:
-            raise SingularSupport(matrix.shape[0] - 1) from None
-        pivots = factor.U.diagonal()
-        if np.any(pivots <= SINGULAR):
-            raise SingularSupport(int(np.flatnonzero(factor.perm_c == np.argmin(pivots))[0]))
+            factor = None
+        if factor is None or np.any(factor.U.diagonal() <= SINGULAR):
+            ridge = scipy.sparse.eye_array(matrix.shape[0], format="csc") * (SINGULAR / 10)
+            pivots = _symmetric_lu(scaled + ridge, "NATURAL").U.diagonal()
+            raise SingularSupport(np.flatnonzero(pivots <= max(2 * SINGULAR, pivots.min())))
         return factor.solve
 
 
@@ -139,8 +138,10 @@ class Woodbury:
 
 def _refuse_dependent(pivots, info: int):
     """After Cholesky of a matrix of unit diagonal a pivot is the squared distance of a column from those before it."""
-    if info > 0:
-        raise SingularSupport(info - 1)
-    small = pivots**2 <= SINGULAR
-    if np.any(small):
-        raise SingularSupport(int(np.flatnonzero(small)[0]))
+    small = np.flatnonzero(pivots[: info - 1 if info else None] ** 2 <= SINGULAR)
+    if small.size or info:
+        raise SingularSupport(np.append(small, info - 1)[:1])
+
+
+def _symmetric_lu(matrix, order: str):
+    return ssl.splu(matrix, permc_spec=order, diag_pivot_thresh=0.0, options={"SymmetricMode": True})
