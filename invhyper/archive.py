@@ -42,7 +42,8 @@ def encode(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
     if leaves and not any(leaf is value for leaf in leaves):
         return encode(tuple(leaves), arrays, place)
     raise ValueError(
-        f"{place} holds a {type(value).__name__}, which can't be saved: numbers, text, lists, dicts, arrays are wanted"
+        f"{place} is of type {type(value).__name__}, which can't be saved: "
+        "numbers, text, lists, dicts and arrays are wanted"
     )
 
 
@@ -70,7 +71,7 @@ def decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _encode_array(array: np.ndarray, arrays: dict[str, np.ndarray], place: str) -> dict:
     if array.dtype.kind not in "biufcUS":
         raise ValueError(
-            f"{place} holds an array of dtype {array.dtype}, which can't be saved: numbers or text are wanted"
+            f"{place} is an array of dtype {array.dtype}, which can't be saved: numbers or text are wanted"
         )
     if array.shape == () and array.dtype == np.float64:
         return {"$0d": encode(float(array), arrays, place)}

@@ -160,3 +160,30 @@ class Identity(ih.LowerLevel):
             B=lambda d: -np.ravel(d["t"]),
             B_transpose=lambda z: {"t": -z.reshape(np.shape(theta["t"]))},
         )
+
+
+def diabetes_lasso(seed=None):
+    """The lasso on one half of scikit-learn's diabetes data, judged on the other: even/odd rows, or random halves.
+
+    Columns and target are standardised on all rows (ddof 0). Returns the problem, the number of rows n that are fitted
+    (weight = n alpha for the loss 1/(2n)) and weight_max. Even/odd: four local minima, the global one near
+    alpha 0.00952, F 0.48264116.
+    """
+    from sklearn.datasets import load_diabetes
+
+    A, y = load_diabetes(return_X_y=True)
+    A, y = (A - A.mean(0)) / A.std(0), (y - y.mean()) / y.std()
+    rows = np.arange(len(y)) if seed is None else np.random.default_rng(seed).permutation(len(y))
+    fit, held = (rows[::2], rows[1::2]) if seed is None else np.split(rows, [len(y) // 2])
+    problem = ih.Bilevel(ih.BPDN(A[fit], y[fit]), ih.HeldOut(A[held], y[held]))
+    return problem, len(fit), ih.weight_max(A[fit], y[fit])
+
+
+def least_on_grid(value, low, high, points=1000, refinements=2):
+    """The least of a function on a logarithmic grid, each refinement a grid of as many points around the best."""
+    for _ in range(refinements + 1):
+        grid = np.geomspace(low, high, points)
+        values = np.array([value(t) for t in grid])
+        best = int(np.argmin(values))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, points - 1)]
+    return grid[best], values[best]

@@ -79,7 +79,8 @@ class _Line:
         self.evaluate(float(self.objective.start[0]))
         spacing = (high - low) / (grid - 1)
         for u in np.linspace(low, high, grid):
-            if np.min(np.abs(u - np.array(self.u))) > 0.25 * spacing:
+            apart = np.min(np.abs(u - np.array(self.u)))
+            if apart > 0.25 * spacing or (u in (low, high) and apart > 0):
                 self.evaluate(u)
         self.explore(2 * self.solves // 3, everywhere=True)
         said = self.narrow()
@@ -169,7 +170,8 @@ class _Line:
         weight = np.convolve(np.ones_like(spread), [1.0, 2.0, 1.0])[1:-1] + 1.0
         s = np.linspace(0, 1, 34)[1:-1]
         mean = _hermite(f[:-1, None], g[:-1, None], f[1:, None], g[1:, None], h[:, None], s)
-        deviation = np.sqrt((around / weight * h**3 / 3)[:, None] * (s * (1 - s)) ** 3) + np.finfo(float).tiny
+        deviation = np.sqrt((around / weight * h**3 / 3)[:, None] * (s * (1 - s)) ** 3)
+        deviation += 1e-6 * GAIN * self.scale + np.finfo(float).tiny
         z = (f.min() - mean) / deviation
         gain = (f.min() - mean) * ndtr(z) + deviation * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
         for j in range(len(h)):

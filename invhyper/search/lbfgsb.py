@@ -29,7 +29,7 @@ class LBFGSB(Search):
     """
 
     memory: int = eqx.field(static=True, default=10)
-    restarts: int = eqx.field(static=True, default=5)
+    restarts: int = eqx.field(static=True, default=1)
     failures: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):

@@ -1,0 +1,116 @@
+"""LBFGSB, Adam and Descent: known optima, bounds, kinks, and a lower level as inexact as it is allowed to be."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+import invhyper as ih
+
+# F = sum_i c_i (t_i - a_i)^2: smallest at a, or at the bound where a lies outside [0, 5].
+CENTRE, WEIGHT = np.array([1.0, 3.0, -2.0, 9.0]), np.array([1.0, 4.0, 0.5, 2.0])
+OPTIMUM = np.array([1.0, 3.0, 0.0, 5.0])
+LEAST = float(np.sum(WEIGHT * (OPTIMUM - CENTRE) ** 2))
+
+
+def bowl(**settings):
+    criterion = lambda x, theta: jnp.sum(WEIGHT * (x - CENTRE) ** 2)  # noqa: E731
+    return ih.Bilevel(zoo.Identity(**settings), criterion), ih.Parameters(t=ih.linear(np.full(4, 2.5), 0.0, 5.0))
+
+
+@pytest.mark.parametrize("search", [ih.LBFGSB(), ih.Descent(), ih.Adam(rate=0.2, steps=1000)])
+def test_bowl_with_two_bounds_active(search):
+    """A projected gradient within tol of the scale puts the free entries, of curvature 2 or more, half as far away."""
+    report = ih.tune(*bowl(), search=search)
+    scale = np.linalg.norm(report.history[0].gradient["t"])
+    np.testing.assert_allclose(report.theta["t"], OPTIMUM, atol=0.5e-6 * scale)
+    assert report.value - LEAST < (1e-6 * scale) ** 2
+    assert all(np.all((step.theta["t"] >= 0) & (step.theta["t"] <= 5)) for step in report.history)
+
+
+@pytest.mark.parametrize("search", [ih.LBFGSB(), ih.Descent()])
+def test_tolerance_is_what_the_message_says(search):
+    for tol in (1e-2, 1e-5):
+        report = ih.tune(*bowl(), search=search, tol=tol)
+        assert report.message.startswith("stationary: projected gradient") and f"within tol {tol:.1e}" in report.message
+        start = report.history[0]
+        scale = max(abs(start.value), np.linalg.norm(start.gradient["t"]))
+        assert min(step.gradient_norm for step in report.history) <= tol * scale * (1 + 1e-12)
+
+
+def test_lbfgsb_goes_on_into_a_kink_and_says_that_it_stops_there():
+    problem = ih.Bilevel(zoo.Identity(), lambda x, theta: jnp.abs(x[0] - 1) + 5 * jnp.abs(x[1] - x[0]) + x[1] ** 2 / 4)
+    report = ih.tune(problem, ih.Parameters(t=ih.linear(np.array([4.0, 0.3]), -9, 9)), search=ih.LBFGSB())
+    assert report.value == pytest.approx(0.25, abs=1e-2)
+    assert "decreases" in report.message
+
+
+def test_thirty_weights_of_a_ridge_regression():
+    """A = I: coefficient j is y_j / (1 + l2_j); F is smallest, zero, at l2_j = 1/c_j - 1."""
+    c = np.linspace(0.1, 0.9, 30)
+    problem = ih.Bilevel(ih.Ridge(np.eye(30), np.ones(30)), ih.Truth(c))
+    report = ih.tune(problem, ih.Parameters(l2=ih.log(np.ones(30), 1e-6, 1e4)))
+    np.testing.assert_allclose(report.theta["l2"], 1 / c - 1, rtol=1e-4)
+
+
+def test_adam_says_when_its_steps_are_spent():
+    report = ih.tune(*bowl(), search=ih.Adam(steps=3))
+    assert report.message.startswith("Adam took its 3 steps; projected gradient") and len(report.history) == 3
+
+
+def test_adam_takes_the_published_first_step():
+    """The bias correction makes the first step the rate in every coordinate, whatever the slopes."""
+    report = ih.tune(*bowl(), search=ih.Adam(rate=0.01, steps=2))
+    moved = report.history[1].theta["t"] - report.history[0].theta["t"]
+    np.testing.assert_allclose(moved, [-0.01, 0.01, -0.01, 0.01], rtol=1e-6)
+
+
+def test_descent_asks_for_more_accuracy_as_it_goes():
+    report = ih.tune(*bowl(), search=ih.Descent(first=1e-1, decay=0.3), lower_tol=1e-9)
+    asked = [step.tol for step in report.history]
+    assert asked[0] == 1e-1 and asked == sorted(asked, reverse=True) and asked[-1] == 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_descent_finds_the_optimum_with_a_lower_level_as_inexact_as_allowed(seed):
+    """Every solution misses by tol |t| in a new direction: early values mislead, the end does not."""
+    problem, parameters = bowl(sloppy=1.0, calls=[0.0] * seed)
+    report = ih.tune(problem, parameters, search=ih.Descent(), lower_tol=1e-9)
+    np.testing.assert_allclose(report.theta["t"], OPTIMUM, atol=1e-4)
+    assert report.certificate.lower_residual <= 1e-9, "the point returned is one that was solved tightly"
+
+
+def test_descent_never_returns_a_loose_value_that_only_looks_good():
+    """The budget ends the run early: the best is the best of the tightest kind there is, and says its tolerance."""
+    problem, parameters = bowl(sloppy=1.0, calls=[])
+    report = ih.tune(problem, parameters, search=ih.Descent(steps=6), lower_tol=1e-9)
+    assert report.message.startswith("Descent took its 6 steps")
+    assert report.history[-1].tol == 1e-9 and report.value == report.history[-1].value
+
+
+def test_descent_solves_again_where_the_error_estimate_is_a_large_part_of_the_gradient():
+    A, labels, held, held_labels = zoo.breast_cancer()
+    problem = ih.Bilevel(ih.Logistic(A, labels), ih.HeldOut(held, held_labels))
+    parameters = ih.Parameters(l2=ih.log(1e-1, 1e-6, 1e1))
+    report = ih.tune(problem, parameters, ih.Implicit(estimate=True), ih.Descent(first=0.5, decay=0.9))
+    pairs = list(zip(report.history, report.history[1:], strict=False))
+    again = [(a, b) for a, b in pairs if np.array_equal(a.theta["l2"], b.theta["l2"])]
+    assert again and all(b.tol < a.tol for a, b in again)
+    assert float(report.theta["l2"]) == pytest.approx(0.0060869560, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ElasticNet"])
+def test_issue_snippet(name, tmp_path, monkeypatch):
+    """Two weights of an elastic net from data to a saved report, as the first page of the README does it."""
+    monkeypatch.chdir(tmp_path)
+    A, y, A_val, y_val = zoo.tall_elastic_net()
+    lower = ih.ElasticNet(A, y)
+    problem = ih.Bilevel(lower, ih.HeldOut(A_val, y_val))
+    weights = ih.Parameters(l1=ih.log(1e-1, 1e-6, 1e2), l2=ih.log(1e-2, 1e-8, 1e2))
+    report = ih.tune(problem, weights, ih.Implicit(), ih.LBFGSB(), watch=[ih.table()])
+    report.save("runs/mine")
+    ih.plots.descent(report)
+    evaluation = ih.Implicit()(problem, {"l1": 0.1, "l2": 0.01})
+    assert report.value < evaluation.value == pytest.approx(problem.value({"l1": 0.1, "l2": 0.01}))
+    again = ih.Report.load("runs/mine")
+    assert again.value == report.value and again.message == report.message
