@@ -44,8 +44,19 @@ def _paragraph(block):
 
 def _escape(line):
     """Code gets its double quotes; outside of it, marks of reStructuredText that are mathematics here are escaped."""
-    parts = re.split(r"(`[^`]+`)", line)
-    return "".join(f"``{part[1:-1]}``" if part.startswith("`") else _plain(part) for part in parts)
+    code, out = re.compile(r"`([^`]+)`(\w?)"), []
+    for text, span, letter in _pieces(code, line):
+        out += [_plain(text), f"``{span}``" if span else "", "\\ " + letter if letter else ""]
+    return "".join(out)
+
+
+def _pieces(pattern, line):
+    """(text before, code, letter right after) for every piece of code in a line, then what is left."""
+    at = 0
+    for match in pattern.finditer(line):
+        yield line[at : match.start()], match.group(1), match.group(2)
+        at = match.end()
+    yield line[at:], "", ""
 
 
 def _plain(text):

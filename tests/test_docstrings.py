@@ -17,7 +17,17 @@ MODULES = ["invhyper", *(m.name for m in pkgutil.walk_packages(ih.__path__, "inv
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 CHECK = doctest.ELLIPSIS
 # Shapes of data that are handed out, not called: their examples are those of the functions that return them.
-RECORDS = {"Certificate", "Evaluation", "Iteration", "Linearisation", "LowerLevel", "NotConverged", "Solution", "Step"}
+RECORDS = {
+    "Certificate",
+    "Evaluation",
+    "Iteration",
+    "Linearisation",
+    "LowerLevel",
+    "NotConverged",
+    "Search",
+    "Solution",
+    "Step",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
