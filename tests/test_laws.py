@@ -4,8 +4,6 @@ import inspect
 
 import cvxpy as cp
 import jax
-import cvxpy as cp
-import jax
 import jax.numpy as jnp
 import laws
 import numpy as np
@@ -30,12 +28,10 @@ LOWER = {
     "BPDN": lambda: (ih.BPDN(A, Y, intercept=True), {"weight": 0.4}),
     "BasisPursuit": lambda: (ih.BasisPursuit(A, Y), {"epsilon": 0.6}),
     "Cone": lambda: (cone(), {"c": np.array([1.0, 0.4, -0.7]), "r": 0.8}),
-    "Cone": lambda: (cone(), {"weight": 0.4, "radius": 1.7}),
     "BPDN constrained": lambda: (
         ih.BPDN(A, Y, equality=(np.ones((1, 5)), np.ones(1)), inequality=(np.eye(5)[:2], np.array([1.0, 3.0]))),
         {"weight": 0.4},
     ),
-    "BasisPursuit": lambda: (ih.BasisPursuit(A, Y), {"epsilon": 1.5}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
@@ -80,13 +76,6 @@ class GradientSteps(ih.Iteration):
 
     def output(self, state):
         return state
-
-
-def cone():
-    """Least squares in a ball, with a weight on the part above zero: quadratic, inequalities and a curved cone."""
-    x, weight, radius = cp.Variable(5, name="x"), cp.Parameter(nonneg=True, name="weight"), cp.Parameter(name="radius")
-    misfit = 0.5 * cp.sum_squares(A @ x - Y) + weight * cp.sum(cp.pos(x))
-    return ih.Cone(cp.Problem(cp.Minimize(misfit), [cp.norm(x) <= radius]), [weight, radius], [x])
 
 
 def cosh_fit(x, theta):
