@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from invhyper.lower.l1_regression import L1Regression
+from invhyper.lower.l1_regression import L1Regression, linearise, solve
 
 
 class BPDN(L1Regression):
@@ -55,12 +55,12 @@ class BPDN(L1Regression):
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
         if self.constrained:
             return _convex("solve_bpdn")(self, theta, start=start, tol=tol, throw=throw)
-        return super().solve(theta, start=start, tol=tol, throw=throw)
+        return solve(self, theta, start, tol, throw)
 
     def linearise(self, solution, theta):
         if self.constrained:
             return _convex("linearise_bpdn")(self, solution, theta)
-        return super().linearise(solution, theta)
+        return linearise(self, solution, theta)
 
     def residual(self, x, theta):
         if self.constrained:

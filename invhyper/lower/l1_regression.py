@@ -78,66 +78,10 @@ class L1Regression(LowerLevel):
         return jax.ShapeDtypeStruct((self.A.shape[1] + self.intercept,), jnp.zeros(()).dtype)
 
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
-        memo = start.memo if start is not None and isinstance(start.memo, Memo) and start.memo.about(self) else None
-        design = self._design() if memo is None else memo.design
-        l1, l2 = self._weights(theta, design)
-        p = design.shape[1]
-        guess = None if start is None else np.asarray(start.x, float)[:p]
-        found = self._minimise(design, l1, l2, guess, None if memo is None else memo.found)
-        x = np.zeros(p + self.intercept)
-        x[found.support.indices] = found.values
-        if self.intercept:
-            x[p] = design.mean_of(self.y) - design.means[found.support.indices] @ found.values
-        result = self._sentence(found, theta, tol)
-        if throw and not found.error <= tol:
-            raise NotConverged(result)
-        return Solution(x, found.error, found.steps, result, Memo(self, design, found))
-
-    def _minimise(self, design, l1, l2, guess, before) -> Minimiser:
-        search = ActiveSet(design, self.y, l1, l2, guess, before)
-        found = search.run()
-        refuse_ties(search.gram, found)
-        return found
-
-    def _design(self) -> Design:
-        return Design(self.A, self.sample_weight, self.intercept)
-
-    def _weights(self, theta, design) -> tuple[np.ndarray, np.ndarray]:
-        """l1_j s_j and l2_j s_j^2, full length."""
-        p = design.shape[1]
-        l1 = np.broadcast_to(np.asarray(theta[self.l1_key], float), (p,))
-        l2 = np.zeros(p) if self.l2_key is None else np.broadcast_to(np.asarray(theta[self.l2_key], float), (p,))
-        return (l1 * design.spread, l2 * design.spread**2) if self.standardise else (l1, l2)
-
-    def _sentence(self, found, theta, tol):
-        name, p, k = type(self).__name__, found.l1.size, found.support.indices.size
-        if not found.error <= tol:
-            return (
-                f"{name} stopped at {found.error:.1e}, above tol {tol:.1e}, after {found.steps} steps: "
-                "scale the columns of A alike, or loosen tol"
-            )
-        if k:
-            return f"{name} converged to {found.error:.1e} in {found.steps} steps, with {k} of {p} coefficients active"
-        return f"{'x = 0 but for its intercept' if self.intercept else 'x = 0'}: {self._why_zero(found, theta)}"
-
-    def _why_zero(self, found, theta):
-        key = self.l1_key
-        if not found.scale:
-            return "A^T y = 0, so the hypergradient is zero"
-        if np.ndim(theta[key]) or self.standardise:
-            factor = 1.0 / np.max(np.abs(found.correlation) / found.l1)
-            return f"{key} is {factor:.4g} times what makes x zero, so the hypergradient is zero"
-        return f"{key} {float(theta[key]):.6g} is above weight_max {found.scale:.6g}, so the hypergradient is zero"
+        return solve(self, theta, start, tol, throw)
 
     def linearise(self, solution, theta):
-        memo = solution.memo
-        if not isinstance(memo, Memo) or not memo.about(self):
-            memo = self.solve(theta, start=solution).memo
-        design, found = memo.design, memo.found
-        l1, l2 = self._weights(theta, design)
-        if not (np.array_equal(l1, found.l1) and np.array_equal(l2, found.l2)):
-            return self.linearise(self.solve(theta, start=solution), theta)
-        return _linearisation(self, theta, design, found)
+        return linearise(self, solution, theta)
 
     def objective(self, x, theta):
         scaled = self._scales() * x[: self.A.shape[1]]
@@ -207,6 +151,67 @@ class L1Regression(LowerLevel):
     def _misfit(self, x):
         p = self.A.shape[1]
         return self._traced_A() @ jnp.asarray(x)[:p] + (x[p] if self.intercept else 0.0) - jnp.asarray(self.y)
+
+
+# Functions, not methods: an equinox Module wraps a method anew each time it is looked up, which a solve of a
+# millisecond notices.
+
+
+def solve(lower: L1Regression, theta, start: Solution | None, tol: float, throw: bool) -> Solution:
+    """x*(theta) by the active set, from `start` (its memo if it is about the same data, else its x) or from zero."""
+    memo = start.memo if start is not None and isinstance(start.memo, Memo) and start.memo.about(lower) else None
+    design = Design(lower.A, lower.sample_weight, lower.intercept) if memo is None else memo.design
+    l1, l2 = _weights(lower, theta, design)
+    p = design.shape[1]
+    guess = None if start is None else np.asarray(start.x, float)[:p]
+    search = ActiveSet(design, lower.y, l1, l2, guess, None if memo is None else memo.found)
+    found = search.run()
+    refuse_ties(search.gram, found)
+    x = np.zeros(p + lower.intercept)
+    x[found.support.indices] = found.values
+    if lower.intercept:
+        x[p] = design.mean_of(lower.y) - design.means[found.support.indices] @ found.values
+    result = _sentence(lower, found, theta, tol)
+    if throw and not found.error <= tol:
+        raise NotConverged(result)
+    return Solution(x, found.error, found.steps, result, Memo(lower, design, found))
+
+
+def linearise(lower: L1Regression, solution: Solution, theta) -> Linearisation:
+    """The normal equations on the support; solved for again if `solution` is not from here or is of another theta."""
+    memo = solution.memo
+    if isinstance(memo, Memo) and memo.about(lower):
+        l1, l2 = _weights(lower, theta, memo.design)
+        if np.array_equal(l1, memo.found.l1) and np.array_equal(l2, memo.found.l2):
+            return _linearisation(lower, theta, memo.design, memo.found)
+    memo = solve(lower, theta, solution, np.inf, False).memo
+    return _linearisation(lower, theta, memo.design, memo.found)
+
+
+def _weights(lower, theta, design) -> tuple[np.ndarray, np.ndarray]:
+    """l1_j s_j and l2_j s_j^2, full length."""
+    p = design.shape[1]
+    l1 = np.broadcast_to(np.asarray(theta[lower.l1_key], float), (p,))
+    l2 = np.zeros(p) if lower.l2_key is None else np.broadcast_to(np.asarray(theta[lower.l2_key], float), (p,))
+    return (l1 * design.spread, l2 * design.spread**2) if lower.standardise else (l1, l2)
+
+
+def _sentence(lower, found, theta, tol) -> str:
+    name, p, k = type(lower).__name__, found.l1.size, found.support.indices.size
+    if not found.error <= tol:
+        return (
+            f"{name} stopped at {found.error:.1e}, above tol {tol:.1e}, after {found.steps} steps: "
+            "scale the columns of A alike, or loosen tol"
+        )
+    if k:
+        return f"{name} converged to {found.error:.1e} in {found.steps} steps, with {k} of {p} coefficients active"
+    zero, key = "x = 0 but for its intercept" if lower.intercept else "x = 0", lower.l1_key
+    if not found.scale:
+        return f"{zero}: A^T y = 0, so the hypergradient is zero"
+    if np.ndim(theta[key]) or lower.standardise:
+        factor = 1.0 / np.max(np.abs(found.correlation) / found.l1)
+        return f"{zero}: {key} is {factor:.4g} times what makes x zero, so the hypergradient is zero"
+    return f"{zero}: {key} {float(theta[key]):.6g} is above weight_max {found.scale:.6g}, so the hypergradient is zero"
 
 
 def _linearisation(lower, theta, design, found) -> Linearisation:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from invhyper.lower.l1_regression import L1Regression
+from invhyper.operators.design import Design
 
 
 def weight_max(A, y, *, intercept: bool = False, standardise: bool = False, sample_weight=None) -> float:
@@ -19,7 +20,7 @@ def weight_max(A, y, *, intercept: bool = False, standardise: bool = False, samp
     Osborne, Presnell and Turlach (2000), doi:10.1093/imanum/20.3.389.
     """
     lower = L1Regression(A, y, intercept=intercept, standardise=standardise, sample_weight=sample_weight)
-    design = lower._design()
+    design = Design(lower.A, lower.sample_weight, lower.intercept)
     pull = np.abs(design.correlate(design.centre(lower.y)))
     return float(np.max(pull / design.spread if standardise else pull))
 
