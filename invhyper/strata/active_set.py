@@ -81,7 +81,7 @@ class ActiveSet:
                 if settled == 1.0 and not ready:
                     break
             self._settle(t)
-            settled = t
+            self.columns, settled = self.gram.columns_of(self.chosen), t
             misfit, defect = self._polish(t)
             correlation = self.design.correlate(misfit)
             if t > 1.0:
@@ -169,14 +169,14 @@ class ActiveSet:
 
     def _solve(self, chosen, weights, signs):
         self.steps += 1
-        self.columns, self.equations = self.gram.equations(chosen, self.l2[chosen])
+        self.equations = self.gram.equations(chosen, self.l2[chosen])
         return self.equations.solve(self.pull[chosen] - weights * signs)
 
     def _drop(self, chosen, x, weights, signs, wrong) -> bool:
         """Drops every coefficient that would change its sign, if what is left lowers the objective."""
         drive = self.pull[chosen] - weights * signs
         now = 0.5 * x @ (self.equations.matrix @ x) - drive @ x
-        held, kept = (self.columns, self.equations), ~wrong
+        held, kept = self.equations, ~wrong
         while True:
             target = self._solve(chosen[kept], weights[kept], signs[kept])
             flipped = signs[kept] * target < 0
@@ -184,7 +184,7 @@ class ActiveSet:
                 break
             kept[np.flatnonzero(kept)[flipped]] = False
         if not -0.5 * drive[kept] @ target < now - EPS * abs(now):
-            self.columns, self.equations = held
+            self.equations = held
             return False
         self._keep(kept)
         self.x[chosen[kept]] = target
@@ -210,9 +210,9 @@ class ActiveSet:
             return
         position = positions[0]
         others = np.arange(position)
-        columns, matrix = self.gram.block(chosen)
+        matrix = self.gram.block(chosen)
         matrix = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-        self.columns, self.equations = self.gram.equations(chosen[others], self.l2[chosen[others]])
+        self.equations = self.gram.equations(chosen[others], self.l2[chosen[others]])
         self.steps += 1
         direction = np.zeros(chosen.size)
         direction[position] = self.signs[chosen[position]] or 1.0
@@ -295,7 +295,7 @@ class ActiveSet:
     def _result(self, misfit, correlation, defect):
         chosen = self.chosen
         if self.equations is None or not chosen.size:
-            self.columns, self.equations = self.gram.equations(chosen, self.l2[chosen])
+            self.columns, self.equations = self.gram.columns_of(chosen), self.gram.equations(chosen, self.l2[chosen])
         off = np.maximum(np.abs(correlation) - self.l1, 0.0)
         off[chosen] = 0.0
         astray = max(np.max(np.abs(defect), initial=0.0), np.max(off, initial=0.0))

@@ -37,22 +37,24 @@ class Gram:
         self.columns, self.products = before.columns, _plus_diagonal(before.equations.matrix.copy(), -before.l2[chosen])
 
     def equations(self, chosen, l2):
-        """(columns of the support, its normal equations)."""
-        dual = not self.design.sparse and chosen.size > self.design.shape[0] and np.all(l2 > 0)
-        if dual:
-            columns = self.design.columns(chosen)
-            return columns, Woodbury(columns, self.design.sample_weight, l2)
-        columns, matrix = self.block(chosen)
-        return columns, NormalEquations(_plus_diagonal(matrix, l2))
+        """The normal equations on a support."""
+        if not self.design.sparse and chosen.size > self.design.shape[0] and np.all(l2 > 0):
+            return Woodbury(self.design.columns(chosen), self.design.sample_weight, l2)
+        return NormalEquations(_plus_diagonal(self.block(chosen), l2))
 
     def block(self, chosen):
-        """(columns, A_S^T W A_S): copies."""
+        """A_S^T W A_S, a copy."""
         if self.design.sparse:
             columns = self.design.columns(chosen)
-            return columns, self.design.gram(columns, columns, chosen, chosen)
+            return self.design.gram(columns, columns, chosen, chosen)
         self._include(chosen)
         at = self.place[chosen]
-        return self.columns[:, at], self.products[np.ix_(at, at)]
+        return self.products[at[:, None], at]
+
+    def columns_of(self, chosen):
+        """A_S, a copy."""
+        at = self.place[chosen]
+        return self.design.columns(chosen) if self.design.sparse or np.any(at < 0) else self.columns[:, at]
 
     def _include(self, chosen):
         new = chosen[self.place[chosen] < 0]

@@ -59,44 +59,49 @@ class Support:
 class NormalEquations:
     """K = A_S^T W A_S + diag(l2_S), factored once, for the polish and the adjoint alike.
 
-    Dense: Cholesky of the matrix scaled to unit diagonal; sparse and thinly filled: SuperLU. Raises `SingularSupport`.
+    Dense: Cholesky; sparse and thinly filled: SuperLU. A pivot is the squared distance of a column from those before it:
+    where it is nothing beside the column's own square, `SingularSupport` is raised.
     """
 
     def __init__(self, matrix):
-        self.matrix = matrix
-        self.diagonal = diagonal = matrix.diagonal()
-        if np.any(diagonal <= 0):
-            raise SingularSupport(np.flatnonzero(diagonal <= 0))
-        self.scaling = 1.0 / np.sqrt(diagonal)
         if scipy.sparse.issparse(matrix) and matrix.nnz >= SPARSE_FILL * matrix.shape[0] ** 2:
-            self.matrix = matrix = matrix.toarray()
-        self._solve = self._sparse(matrix) if scipy.sparse.issparse(matrix) else self._dense(matrix)
+            matrix = matrix.toarray()
+        self.matrix, self.diagonal = matrix, matrix.diagonal()
+        factorise = _factor_sparse if scipy.sparse.issparse(matrix) else _factor_dense
+        self._solve = factorise(matrix, self.diagonal) if self.diagonal.size else np.copy
 
     def solve(self, rhs: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         """K^-1 rhs."""
-        return self.scaling * self._solve(self.scaling * rhs) if rhs.size else rhs
+        return self._solve(rhs)
 
-    def _dense(self, matrix):
-        scaled = matrix * self.scaling
-        scaled *= self.scaling[:, None]
-        if not scaled.size:
-            return lambda rhs: rhs
-        factor, info = lapack.dpotrf(scaled.T, lower=1, clean=0, overwrite_a=1)
-        _refuse_dependent(np.diagonal(factor), info)
-        return lambda rhs: lapack.dpotrs(factor, rhs, lower=1)[0]
 
-    def _sparse(self, matrix):
-        scaling = scipy.sparse.diags_array(self.scaling)
-        scaled = scipy.sparse.csc_array(scaling @ matrix @ scaling)
-        try:
-            factor = _symmetric_lu(scaled, "MMD_AT_PLUS_A")
-        except RuntimeError:
-            factor = None
-        if factor is None or np.any(factor.U.diagonal() <= SINGULAR):
-            ridge = scipy.sparse.eye_array(matrix.shape[0], format="csc") * (SINGULAR / 10)
-            pivots = _symmetric_lu(scaled + ridge, "NATURAL").U.diagonal()
-            raise SingularSupport(np.flatnonzero(pivots <= max(2 * SINGULAR, pivots.min())))
-        return factor.solve
+def _factor_dense(matrix, diagonal):
+    factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0)
+    pivots = factor.diagonal()[: info - 1 if info else None] ** 2
+    small = np.flatnonzero(pivots <= SINGULAR * diagonal[: pivots.size])
+    if small.size or info:
+        raise SingularSupport(np.append(small, info - 1)[:1])
+    return lambda rhs: lapack.dpotrs(factor, rhs, lower=1)[0]
+
+
+def _factor_sparse(matrix, diagonal):
+    if np.any(diagonal <= 0):
+        raise SingularSupport(np.flatnonzero(diagonal <= 0))
+    scale = scipy.sparse.diags_array(1.0 / np.sqrt(diagonal))
+    scaled = scipy.sparse.csc_array(scale @ matrix @ scale)
+    try:
+        factor = _symmetric_lu(scaled, "MMD_AT_PLUS_A")
+    except RuntimeError:
+        factor = None
+    if factor is None or np.any(factor.U.diagonal() <= SINGULAR):
+        ridge = scipy.sparse.eye_array(matrix.shape[0], format="csc") * (SINGULAR / 10)
+        pivots = _symmetric_lu(scaled + ridge, "NATURAL").U.diagonal()
+        raise SingularSupport(np.flatnonzero(pivots <= max(2 * SINGULAR, pivots.min())))
+    return lambda rhs: scale @ factor.solve(scale @ rhs)
+
+
+def _symmetric_lu(matrix, order: str):
+    return ssl.splu(matrix, permc_spec=order, diag_pivot_thresh=0.0, options={"SymmetricMode": True})
 
 
 class Woodbury:
@@ -134,14 +139,3 @@ class Woodbury:
     def _apply(self, c):
         c = np.ravel(c)
         return self.rows.T @ (self.rows @ c) + self.l2 * c
-
-
-def _refuse_dependent(pivots, info: int):
-    """After Cholesky of a matrix of unit diagonal a pivot is the squared distance of a column from those before it."""
-    small = np.flatnonzero(pivots[: info - 1 if info else None] ** 2 <= SINGULAR)
-    if small.size or info:
-        raise SingularSupport(np.append(small, info - 1)[:1])
-
-
-def _symmetric_lu(matrix, order: str):
-    return ssl.splu(matrix, permc_spec=order, diag_pivot_thresh=0.0, options={"SymmetricMode": True})
