@@ -59,7 +59,7 @@ class Support:
 class NormalEquations:
     """K = A_S^T W A_S + diag(l2_S), factored once, for the polish and the adjoint alike.
 
-    Dense: Cholesky; sparse and thinly filled: SuperLU. A pivot is the squared distance of a column from those before it:
+    Dense: Cholesky; sparse and thinly filled: SuperLU. A pivot is the squared distance of a column from those before:
     where it is nothing beside the column's own square, `SingularSupport` is raised.
     """
 
