@@ -95,7 +95,8 @@ class Implicit(eqx.Module):
         start = None if warm is None else warm.solution
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)
         value, (along_x, along_theta) = value_and_pull(problem.criterion, solution.x, theta)
-        _check_value(value, theta)
+        if throw:
+            _check_value(value, theta)
         linearisation = lower.linearise(solution, theta)
         rhs = linearisation.P_transpose(along_x)
         guess = None if warm is None else warm.adjoint
