@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import invhyper as ih
+from invhyper import cli
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MODULES = ["invhyper", *(m.name for m in pkgutil.walk_packages(ih.__path__, "invhyper.") if "__main__" not in m.name)]
@@ -78,3 +79,15 @@ def test_page_runs_as_written(page, tmp_path, monkeypatch):
 
 def test_readme_has_the_python_page():
     assert len(python_blocks(CHECKOUT / "README.md")) >= 1
+
+
+def test_problem_file_of_the_start_page(tmp_path, monkeypatch):
+    """The TOML that docs/start.md shows, through the commands that stand under it."""
+    block = re.search(r"^```toml\n(.*?)^```", (CHECKOUT / "docs" / "start.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "problem.toml").write_text(block.group(1))
+    data = users_data()
+    np.savez(tmp_path / "rows.npz", A=data["A"], y=data["y"])
+    monkeypatch.chdir(tmp_path)
+    for command in ("check problem.toml", "tune problem.toml", "show runs/problem", "cite runs/problem"):
+        assert cli.main(command.split()) == 0, command
+    assert ih.Report.load("runs/problem").value < 1.0
