@@ -33,3 +33,58 @@ def _array(name, field, value):
     if not np.all(np.isfinite(value)):
         raise ValueError(f"{name} {field} holds NaN or infinity: remove or mask these entries")
     return jnp.asarray(value)
+
+
+def host_matrix(name: str, A):
+    """A (n, p) for NumPy, in Fortran order or a `Sparse` with NumPy leaves; tracers pass with their shapes."""
+    if scipy.sparse.issparse(A):
+        A = Sparse.from_scipy(A)
+    if isinstance(A, Sparse):
+        A = A if _traced(A) else jax.tree.map(np.asarray, A)
+    elif not _traced(A):
+        A = np.asfortranarray(_real(name, "A", A))
+    if len(A.shape) != 2 or 0 in A.shape:
+        raise ValueError(f"{name} wants A of shape (n, p), both at least 1; it was given {tuple(A.shape)}")
+    _finite(name, "A", A.data if isinstance(A, Sparse) else A)
+    return A
+
+
+def host_vector(name: str, field: str, value, n: int):
+    """A vector (n,) for NumPy; tracers pass with their shapes."""
+    value = value if _traced(value) else _real(name, field, value)
+    if value.shape != (n,):
+        raise ValueError(
+            f"{name} wants {field} of shape ({n},), one entry a row of A; it was given {tuple(value.shape)}"
+        )
+    _finite(name, field, value)
+    return value
+
+
+def host_weight(name: str, value, n: int):
+    """Sample weights (n,) for NumPy: none negative, some positive."""
+    value = host_vector(name, "sample_weight", value, n)
+    if not _traced(value):
+        if np.any(value < 0):
+            raise ValueError(f"{name} sample_weight holds {value.min():g}: weights of zero or more are wanted")
+        if not np.any(value > 0):
+            raise ValueError(f"{name} sample_weight is zero for every row: at least one positive weight is wanted")
+    return value
+
+
+def _traced(value) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _real(name, field, value):
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} {field} is ragged: an array of numbers is wanted") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} {field} holds entries of type {array.dtype}: real numbers are wanted")
+    return array.astype(float, copy=False)
+
+
+def _finite(name, field, value):
+    if not _traced(value) and not np.all(np.isfinite(value)):
+        raise ValueError(f"{name} {field} holds NaN or infinity: remove or mask these entries")

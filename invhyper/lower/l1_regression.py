@@ -5,12 +5,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 import scipy.sparse.linalg as ssl
 from jaxtyping import Array, Float
 
 from invhyper.iterations.proximal import ProximalGradient, soft_threshold
 from invhyper.linear_solvers import largest_eigenvalue
+from invhyper.lower.data import host_matrix, host_vector, host_weight
 from invhyper.operators.design import Design
 from invhyper.operators.sparse import Sparse
 from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution, check_theta
@@ -44,13 +44,12 @@ class L1Regression(LowerLevel):
     sample_weight: Float[Array, " n"] | None
 
     def __init__(self, A, y, *, intercept: bool = False, standardise: bool = False, sample_weight=None):
-        self.A = _matrix(A, type(self).__name__)
-        self.y = _vector(y, "y", self.A.shape[0], type(self).__name__)
+        self.A = host_matrix(type(self).__name__, A)
+        self.y = host_vector(type(self).__name__, "y", y, self.A.shape[0])
         self.intercept, self.standardise = bool(intercept), bool(standardise)
         self.sample_weight = None
         if sample_weight is not None:
-            self.sample_weight = _vector(sample_weight, "sample_weight", self.A.shape[0], type(self).__name__)
-            _nonnegative(self.sample_weight)
+            self.sample_weight = host_weight(type(self).__name__, sample_weight, self.A.shape[0])
 
     @property
     def data(self):
@@ -311,53 +310,3 @@ def _data_transpose(lower, design, found, z):
             cotangent["A"] = np.zeros(design.shape)
             cotangent["A"][:, S] = np.outer(misfit, z[:k]) + np.outer(image, found.values)
     return cotangent
-
-
-def _traced(value) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
-
-
-def _real(value, what, name):
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{what} is ragged: {name} wants an array of numbers") from None
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} holds {array.dtype} entries: {name} wants real numbers")
-    return array.astype(float, copy=False)
-
-
-def _matrix(A, name):
-    """A in columns (Fortran order) or as a `Sparse` with NumPy leaves; a ValueError for shapes, NaN and infinity."""
-    if scipy.sparse.issparse(A):
-        A = Sparse.from_scipy(A)
-    if isinstance(A, Sparse):
-        A = A if _traced(A) else jax.tree.map(np.asarray, A)
-    elif not _traced(A):
-        A = np.asfortranarray(_real(A, "A", name))
-    if len(A.shape) != 2 or min(A.shape) < 1:
-        raise ValueError(f"{name} wants A of shape (n, p), both at least 1; it was given {tuple(A.shape)}")
-    values = A.data if isinstance(A, Sparse) else A
-    if not _traced(values) and not np.all(np.isfinite(values)):
-        raise ValueError(f"A holds NaN or infinity: {name} wants finite numbers; remove or impute these entries")
-    return A
-
-
-def _vector(value, what, n, name):
-    value = value if _traced(value) else _real(value, what, name)
-    if value.shape != (n,):
-        raise ValueError(
-            f"{name} wants {what} of shape ({n},), one entry a row of A; it was given {tuple(value.shape)}"
-        )
-    if not _traced(value) and not np.all(np.isfinite(value)):
-        raise ValueError(f"{what} holds NaN or infinity: {name} wants finite numbers; remove these rows")
-    return value
-
-
-def _nonnegative(sample_weight):
-    if _traced(sample_weight):
-        return
-    if np.any(sample_weight < 0):
-        raise ValueError(f"sample_weight holds {sample_weight.min():g}: weights of zero or more are wanted")
-    if not np.any(sample_weight > 0):
-        raise ValueError("sample_weight is zero for every row: at least one positive weight is wanted")

@@ -105,11 +105,12 @@ def _symmetric_lu(matrix, order: str):
 
 
 class Woodbury:
-    """K as above for a support larger than the number of samples, every l2_S > 0, by an n x n system:
+    """K as above for a support larger than the number of samples, every l2_S > 0, by an n x n system.
 
-    K^-1 = D^-1 - D^-1 A^T (W^-1 + A D^-1 A^T)^-1 A D^-1,   D = diag(l2_S),
+        D c + M^T v = rhs,   M c - v = 0,   M = W^1/2 A_S,   D = diag(l2_S):   (I + M D^-1 M^T) v = M D^-1 rhs
 
-    symmetrised by the square root of W and refined, since it cancels where l2 is small.
+    Refined in (c, v): what rounding leaves in M c then stays in the rows' space, where K is large, and is not divided
+    by l2.
     """
 
     def __init__(self, columns, sample_weight, l2):
@@ -124,17 +125,16 @@ class Woodbury:
 
     def solve(self, rhs: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         """K^-1 rhs."""
-        c = self._once(rhs)
-        for _ in range(3):
-            defect = rhs - self._apply(c)
-            if np.linalg.norm(defect) <= 1e-15 * np.linalg.norm(rhs):
-                break
-            c = c + self._once(defect)
+        c, v = self._step(rhs, 0.0)
+        for _ in range(2):
+            dc, dv = self._step(rhs - self.l2 * c - self.rows.T @ v, v - self.rows @ c)
+            c, v = c + dc, v + dv
         return c
 
-    def _once(self, rhs):
-        scaled = rhs / self.l2
-        return scaled - self.rows.T @ scipy.linalg.cho_solve(self.factor, self.rows @ scaled) / self.l2
+    def _step(self, above, below):
+        """(c, v) with D c + M^T v = above, M c - v = below."""
+        v = scipy.linalg.cho_solve(self.factor, self.rows @ (above / self.l2) - below)
+        return (above - self.rows.T @ v) / self.l2, v
 
     def _apply(self, c):
         c = np.ravel(c)
