@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from invhyper.operators.design import Design
 from invhyper.strata.gram import Gram
-from invhyper.strata.support import SingularSupport, Support
+from invhyper.strata.support import SingularSupport, Support, Woodbury
 
 BLOCK = 32
 GROWTH = 0.5
@@ -264,6 +264,9 @@ class ActiveSet:
     def _polish(self, t):
         """(y - A x, what is left of the KKT conditions on the support); at t = 1 after refinement from the data."""
         chosen, defect = self.chosen, np.zeros(0)
+        if t == 1.0 and isinstance(self.equations, Woodbury):
+            self.x[chosen], misfit = self.equations.fit(self.y, self.l1[chosen] * self.signs[chosen])
+            return misfit, self._defect(misfit)
         misfit = self._misfit()
         for _ in range(4 if t == 1.0 and chosen.size else 0):
             defect = self._defect(misfit)

@@ -114,8 +114,8 @@ class Woodbury:
     """
 
     def __init__(self, columns, sample_weight, l2):
-        root = np.ones(columns.shape[0]) if sample_weight is None else np.sqrt(sample_weight)
-        self.rows, self.l2 = root[:, None] * columns, l2
+        self.root = np.ones(columns.shape[0]) if sample_weight is None else np.sqrt(sample_weight)
+        self.rows, self.l2 = self.root[:, None] * columns, l2
         self.diagonal = np.einsum("ij,ij->j", self.rows, self.rows) + l2
         k = l2.size
         self.matrix = ssl.LinearOperator((k, k), matvec=self._apply, rmatvec=self._apply, dtype=float)
@@ -125,11 +125,20 @@ class Woodbury:
 
     def solve(self, rhs: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         """K^-1 rhs."""
-        c, v = self._step(rhs, 0.0)
+        return self._refined(rhs, np.zeros(self.root.size))[0]
+
+    def fit(self, y: Float[np.ndarray, " n"], pull: Float[np.ndarray, " k"]) -> tuple[np.ndarray, np.ndarray]:
+        """(c, misfit) with A^T W misfit = D c + pull and misfit = y - A c: as `solve`, without forming A^T W y."""
+        c, v = self._refined(-pull, self.root * y)
+        exact = self.root > 0
+        return c, np.where(exact, -v / np.where(exact, self.root, 1.0), 0.0)
+
+    def _refined(self, above, below):
+        c, v = self._step(above, below)
         for _ in range(2):
-            dc, dv = self._step(rhs - self.l2 * c - self.rows.T @ v, v - self.rows @ c)
+            dc, dv = self._step(above - self.l2 * c - self.rows.T @ v, below + v - self.rows @ c)
             c, v = c + dc, v + dv
-        return c
+        return c, v
 
     def _step(self, above, below):
         """(c, v) with D c + M^T v = above, M c - v = below."""
