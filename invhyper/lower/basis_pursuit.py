@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from invhyper.lower.bpdn import BPDN
 from invhyper.lower.conic import undefined
-from invhyper.lower.l1_regression import _matrix, _traced, _vector
+from invhyper.lower.data import host_matrix, host_vector, traced
 from invhyper.operators.sparse import Sparse
 from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution, check_theta
 
@@ -65,8 +65,8 @@ class BasisPursuit(LowerLevel):
     y: Float[Array, " n"]
 
     def __init__(self, A, y):
-        self.A = _matrix(A, "BasisPursuit")
-        self.y = _vector(y, "y", self.A.shape[0], "BasisPursuit")
+        self.A = host_matrix("BasisPursuit", A)
+        self.y = host_vector("BasisPursuit", "y", y, self.A.shape[0])
 
     def check(self, theta):
         theta = check_theta(self, theta)
@@ -76,7 +76,7 @@ class BasisPursuit(LowerLevel):
 
     def bounds(self, theta):
         shape = np.shape(theta["epsilon"])
-        floor = 0.0 if _traced(self.y) else SMALLEST * float(np.linalg.norm(self.y))
+        floor = 0.0 if traced(self.y) else SMALLEST * float(np.linalg.norm(self.y))
         return {"epsilon": np.full(shape, floor)}, {"epsilon": np.full(shape, np.inf)}
 
     def shape(self, theta):

@@ -40,8 +40,8 @@ def host_matrix(name: str, A):
     if scipy.sparse.issparse(A):
         A = Sparse.from_scipy(A)
     if isinstance(A, Sparse):
-        A = A if _traced(A) else jax.tree.map(np.asarray, A)
-    elif not _traced(A):
+        A = A if traced(A) else jax.tree.map(np.asarray, A)
+    elif not traced(A):
         A = np.asfortranarray(_real(name, "A", A))
     if len(A.shape) != 2 or 0 in A.shape:
         raise ValueError(f"{name} wants A of shape (n, p), both at least 1; it was given {tuple(A.shape)}")
@@ -51,7 +51,7 @@ def host_matrix(name: str, A):
 
 def host_vector(name: str, field: str, value, n: int):
     """A vector (n,) for NumPy; tracers pass with their shapes."""
-    value = value if _traced(value) else _real(name, field, value)
+    value = value if traced(value) else _real(name, field, value)
     if value.shape != (n,):
         raise ValueError(
             f"{name} wants {field} of shape ({n},), one entry a row of A; it was given {tuple(value.shape)}"
@@ -63,7 +63,7 @@ def host_vector(name: str, field: str, value, n: int):
 def host_weight(name: str, value, n: int):
     """Sample weights (n,) for NumPy: none negative, some positive."""
     value = host_vector(name, "sample_weight", value, n)
-    if not _traced(value):
+    if not traced(value):
         if np.any(value < 0):
             raise ValueError(f"{name} sample_weight holds {value.min():g}: weights of zero or more are wanted")
         if not np.any(value > 0):
@@ -71,7 +71,7 @@ def host_weight(name: str, value, n: int):
     return value
 
 
-def _traced(value) -> bool:
+def traced(value) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
@@ -86,5 +86,5 @@ def _real(name, field, value):
 
 
 def _finite(name, field, value):
-    if not _traced(value) and not np.all(np.isfinite(value)):
+    if not traced(value) and not np.all(np.isfinite(value)):
         raise ValueError(f"{name} {field} holds NaN or infinity: remove or mask these entries")
