@@ -108,7 +108,7 @@ class Descent(Search):
 
 def _doubtful(objective: Objective, point: Point) -> bool:
     """Whether the certificate's error estimate, carried to the search scale, is a large part of the gradient."""
-    error = point.evaluation.certificate.error_estimate
+    error = point.certificate.error_estimate
     if error is None:
         return False
     ones = jax.tree.map(lambda leaf: np.ones(np.shape(leaf)), point.theta)

@@ -1,9 +1,12 @@
 """L-BFGS-B over scipy, on the search scale."""
 
+import sys
+
 import equinox as eqx
 import numpy as np
 import scipy.optimize
 
+from invhyper.search.bundle import bundle
 from invhyper.search.objective import Ended, Failed, Objective, Point, Search
 
 
@@ -12,12 +15,12 @@ class LBFGSB(Search):
 
         u+ = P(u - step H dF/du),   H from the last `memory` steps, P the projection on the bounds
 
-    **Arguments**: `memory`: pairs kept; `restarts`: how often a line search that finds no decrease (F has kinks) may
-    start afresh from the best point, as long as each time it still gains; `failures`: lower-level failures in a row
-    before it gives up, each of them backing off towards the best point.
+    **Arguments**: `memory`: pairs kept; `bundle`: steps that take the slopes nearby together, where the line search
+    finds no more decrease (F has kinks); `restarts`: how often it starts afresh after they gained; `failures`:
+    lower-level failures in a row before it gives up, each of them backing off towards the best point.
 
-    It ends when the projected gradient is within tol, when F stops decreasing (relative decrease below tol^2), or at a
-    kink where no direction it knows descends.
+    It ends when the projected gradient is within tol, or at a kink: when the slopes around the best point together
+    foretell no decrease above tol^2 of F.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))
@@ -25,21 +28,22 @@ class LBFGSB(Search):
     >>> round(float(report.theta["l2"]), 4)
     0.25
 
-    Byrd, Lu, Nocedal and Zhu (1995), doi:10.1137/0916069.
+    Byrd, Lu, Nocedal and Zhu (1995), doi:10.1137/0916069; bundle steps: Kiwiel (1990), doi:10.1007/BF01585731.
     """
 
     memory: int = eqx.field(static=True, default=10)
     restarts: int = eqx.field(static=True, default=1)
+    bundle: int = eqx.field(static=True, default=25)
     failures: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
-        for name, least in (("memory", 1), ("restarts", 0), ("failures", 1)):
+        for name, least in (("memory", 1), ("restarts", 0), ("bundle", 1), ("failures", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"LBFGSB {name} = {value!r}: a whole number, at least {least}, is wanted")
 
     def run(self, objective: Objective) -> str:
-        in_a_row = 0
+        in_a_row, points = 0, []
 
         def value_and_slope(u):
             nonlocal in_a_row
@@ -51,13 +55,14 @@ class LBFGSB(Search):
                     raise Ended(f"the lower level failed {in_a_row} times in a row: {failure}") from failure
                 return _wall(u, objective.best)
             in_a_row = 0
+            points.append(point)
             if objective.stationary(point):
                 raise Ended(objective.stationary_sentence(point))
             return point.value, point.slope
 
-        u, gained = objective.start, np.inf
+        u = objective.start
         for _ in range(self.restarts + 1):
-            found = scipy.optimize.minimize(
+            scipy.optimize.minimize(
                 value_and_slope,
                 u,
                 jac=True,
@@ -67,17 +72,17 @@ class LBFGSB(Search):
                     "maxcor": self.memory,
                     "ftol": objective.tol**2,
                     "gtol": 0.0,
-                    "maxfun": 10**9,
-                    "maxiter": 10**9,
+                    "maxls": 10,
+                    "maxfun": sys.maxsize,
+                    "maxiter": sys.maxsize,
                 },
             )
-            best = objective.best
-            if found.success:
-                return f"F decreases by less than {objective.tol**2:.1e} of its size: {_where(objective, best)}"
-            if not gained - best.value > objective.tol * abs(best.value):
+            before = objective.best.value
+            said = bundle(objective, points, self.bundle)
+            u = objective.best.u
+            if objective.stationary(objective.best) or before - objective.best.value <= objective.tol * abs(before):
                 break
-            u, gained = best.u, best.value
-        return f"no step from the best point decreases F further: {_where(objective, best)}"
+        return said
 
 
 def _wall(u: np.ndarray, best: Point) -> tuple[float, np.ndarray]:
@@ -88,11 +93,3 @@ def _wall(u: np.ndarray, best: Point) -> tuple[float, np.ndarray]:
     rise = max(abs(float(best.slope @ away)), 1e-3 * abs(best.value), np.finfo(float).tiny)
     slope = 3.0 * rise * away / distance if distance else np.zeros_like(u)
     return best.value + rise, slope
-
-
-def _where(objective: Objective, best: Point) -> str:
-    certificate = best.evaluation.certificate
-    size = f"projected gradient {objective.gradient_norm(best):.1e} on the search scale"
-    if np.isfinite(certificate.margin) and certificate.margin < 1e-3:
-        return f"{size}, the nearest kink at relative margin {certificate.margin:.1e}"
-    return size

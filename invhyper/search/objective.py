@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from invhyper.parameters import Parameters, Vector
-from invhyper.problem import Bilevel, Evaluation, NotConverged
+from invhyper.problem import Bilevel, Certificate, Evaluation, NotConverged
 from invhyper.report import Step
 
 DEFAULT_TOL = 1e-6
@@ -28,14 +28,17 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Point:
-    """F at one point of the search scale: `u`, `value`, `slope` = dF/du, and the evaluation behind them."""
+    """F at one point of the search scale: `u`, `value`, `slope` = dF/du; `theta`, the `tol` asked, the certificate.
+
+    Light enough to keep them all; the solutions of the last and the best point alone are held, by the objective.
+    """
 
     u: Vector
     value: float
     slope: Vector
     theta: dict
     tol: float
-    evaluation: Evaluation
+    certificate: Certificate
 
 
 class Search(eqx.Module):
@@ -87,7 +90,8 @@ class Objective:
         self.start = np.clip(parameters.start, self.lower, self.upper)
         self.history: list[Step] = []
         self.best: Point | None = None
-        self.last: Point | None = None
+        self.best_evaluation: Evaluation | None = None
+        self._last: tuple[Point, Evaluation] | None = None
         self.scale = 0.0
         self.solves = 0
         self._began = time.perf_counter()
@@ -112,12 +116,12 @@ class Objective:
         try:
             evaluation = self.hypergradient(self.problem, theta, warm=self._nearest(u), tol=tol)
         except FAILURES as failure:
-            if self.last is None:
+            if self._last is None:
                 raise
             raise Failed(str(failure)) from failure
         slope = self.parameters.pull(u, evaluation.gradient)
-        point = Point(u, float(evaluation.value), slope, theta, tol, evaluation)
-        self._record(point)
+        point = Point(u, float(evaluation.value), slope, theta, tol, evaluation.certificate)
+        self._record(point, evaluation)
         return point
 
     def stationary(self, point: Point) -> bool:
@@ -137,10 +141,10 @@ class Objective:
         )
 
     def _nearest(self, u) -> Evaluation | None:
-        known = [point for point in (self.last, self.best) if point is not None]
-        if not known:
+        if self._last is None:
             return None
-        return min(known, key=lambda point: float(np.sum((point.u - u) ** 2))).evaluation
+        kept = [self._last, (self.best, self.best_evaluation)]
+        return min(kept, key=lambda pair: float(np.sum((pair[0].u - u) ** 2)))[1]
 
     def _check_budget(self):
         spent = {"steps": len(self.history), "seconds": self.seconds, "solves": self.solves}
@@ -149,13 +153,13 @@ class Objective:
             if limit is not None and spent[kind] >= limit and self.solves > 0:
                 raise Ended(f"the budget of {words[kind].format(limit)} is spent: raise {kind} to go on")
 
-    def _record(self, point: Point):
-        certificate = point.evaluation.certificate
+    def _record(self, point: Point, evaluation: Evaluation):
+        certificate = point.certificate
         step = Step(
             k=len(self.history),
             theta=point.theta,
             value=point.value,
-            gradient=jax.tree.map(np.asarray, point.evaluation.gradient),
+            gradient=jax.tree.map(np.asarray, evaluation.gradient),
             gradient_norm=self.gradient_norm(point),
             lower_residual=float(certificate.lower_residual),
             adjoint_residual=float(certificate.adjoint_residual),
@@ -165,11 +169,11 @@ class Objective:
             solves=self.solves,
             seconds=self.seconds,
         )
-        if self.last is None:
+        if self._last is None:
             self.scale = max(abs(point.value), float(np.linalg.norm(point.slope)))
-        self.last = point
+        self._last = (point, evaluation)
         if self.best is None or _rank(point, self.lower_tol) < _rank(self.best, self.lower_tol):
-            self.best = point
+            self.best, self.best_evaluation = point, evaluation
         self.history.append(step)
         for watch in self.watch:
             watch(step)

@@ -83,8 +83,8 @@ def tune(
         report = Report(
             theta=best.theta,
             value=best.value,
-            solution=best.evaluation.solution,
-            certificate=best.evaluation.certificate,
+            solution=objective.best_evaluation.solution,
+            certificate=best.certificate,
             history=objective.history,
             provenance=provenance(search=search, hypergradient=hypergradient, problem=problem, seed=seed),
             message=message,
