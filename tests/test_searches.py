@@ -49,7 +49,7 @@ def test_lbfgsb_ends_at_the_bottom_of_a_kink(start):
 
 
 def test_kinks_of_many_hyperparameters_and_a_bound():
-    """Sixty entries: F = sum_i |t_i - c_i| + t_i^2/10, c beyond the upper bound for the last ten: smallest at min(c, 2)."""
+    """Sixty entries: F = sum_i |t_i - c_i| + t_i^2/10, smallest at min(c, 2): the last ten c are beyond the bound."""
     c = np.linspace(0.1, 2.4, 60)
     problem = ih.Bilevel(zoo.Identity(), lambda x, theta: jnp.sum(jnp.abs(x - c) + x**2 / 10))
     report = ih.tune(problem, ih.Parameters(t=ih.linear(np.full(60, 1.0), -5, 2)), search=ih.LBFGSB(), solves=300)
