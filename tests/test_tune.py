@@ -119,6 +119,11 @@ def test_interrupt_returns_the_best_so_far():
     report = ih.tune(problem, start(), search=Walk())
     assert report.message == "interrupted after 4 steps; the best so far is returned"
     assert float(report.theta["t"]) == 5.0
+    for search in (ih.LBFGSB(), ih.Bracket(), ih.Adam(), ih.Descent()):
+        quartic = ih.Bilevel(zoo.Identity(interrupt=3, calls=[]), lambda x, theta: (x - 2.0) ** 4)
+        report = ih.tune(quartic, start(), search=search)
+        assert report.message.startswith("interrupted after 2 steps")
+        assert report.value == min(step.value for step in report.history)
     with pytest.raises(KeyboardInterrupt):
         ih.tune(ih.Bilevel(zoo.Identity(interrupt=1, calls=[]), quadratic), start(), search=Walk())
 
