@@ -118,7 +118,8 @@ class _Probe:
         """F(theta + h d), its noise, and whether the stratum is that of theta."""
         theta = tree.axpy(h, direction, self.theta)
         found = self.hypergradient(self.problem, theta, tol=self.tol, throw=False)
-        noise = (found.certificate.lower_residual + np.finfo(float).eps) * max(abs(found.value), abs(self.here.value))
+        unsolved = 0.0 if getattr(self.hypergradient, "of_a_run", False) else found.certificate.lower_residual
+        noise = (unsolved + np.finfo(float).eps) * max(abs(found.value), abs(self.here.value))
         return found.value, noise, _same(self._stratum(found, theta), self.stratum)
 
     def inside(self, direction, h) -> bool:

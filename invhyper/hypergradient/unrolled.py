@@ -1,5 +1,7 @@
 """The hypergradient of a finite run: reverse mode through the steps of an iteration."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,8 @@ class Unrolled(eqx.Module):
     Franceschi et al. (2017), proceedings.mlr.press/v70/franceschi17a.
     """
 
+    # Its value is that of the run, known to rounding however far the run is from its limit.
+    of_a_run: ClassVar[bool] = True
     steps: int
 
     def __check_init__(self):
