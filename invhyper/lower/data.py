@@ -22,6 +22,20 @@ def design_and_target(name: str, A, y, y_name: str = "y"):
     return A, y
 
 
+def check_weight(theta, key: str, p: int, name: str):
+    """theta, if theta[key] is a scalar or has one entry for each of p coefficients; else a ValueError."""
+    shape = jnp.shape(theta[key])
+    if shape not in ((), (p,)):
+        raise ValueError(f"theta {key!r} has shape {shape}: a scalar or ({p},) is wanted in {name}")
+    return theta
+
+
+def nonnegative(theta):
+    """The bounds 0 <= theta, as trees like theta."""
+    floor = jax.tree.map(lambda leaf: np.zeros(jnp.shape(leaf)), theta)
+    return floor, jax.tree.map(lambda leaf: np.full(jnp.shape(leaf), np.inf), theta)
+
+
 def _array(name, field, value):
     if isinstance(value, jax.core.Tracer):
         return value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(float)

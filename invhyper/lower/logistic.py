@@ -10,9 +10,12 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float
 
+from invhyper import linear_solvers
 from invhyper.criteria.validation import log_loss
-from invhyper.lower.data import design_and_target
+from invhyper.iterations.gradient_descent import GradientDescent
+from invhyper.lower.data import check_weight, design_and_target, nonnegative
 from invhyper.lower.minimum import Minimum
+from invhyper.lower.ridge import one_over_curvature
 from invhyper.operators.sparse import Sparse
 
 
@@ -55,15 +58,10 @@ class Logistic(Minimum):
         self.intercept, self.max_steps = bool(intercept), max_steps
 
     def bounds(self, theta):
-        shape = np.shape(theta["l2"])
-        return {"l2": np.zeros(shape)}, {"l2": np.full(shape, np.inf)}
+        return nonnegative(theta)
 
     def check(self, theta):
-        theta = super().check(theta)
-        p = self.A.shape[1] - self.intercept
-        if jnp.shape(theta["l2"]) not in ((), (p,)):
-            raise ValueError(f"theta 'l2' has shape {jnp.shape(theta['l2'])}: a scalar or ({p},) is wanted in Logistic")
-        return theta
+        return check_weight(super().check(theta), "l2", self.A.shape[1] - self.intercept, "Logistic")
 
     def first(self, theta):
         return np.zeros(self.A.shape[1], self.A.dtype)
@@ -86,6 +84,15 @@ class Logistic(Minimum):
         weights = chance * (1 - chance) / self.A.shape[0]
         decay = jnp.broadcast_to(self._decay(theta), x.shape)
         return (self.A.T * weights) @ self.A + jnp.diag(decay)
+
+    def iteration(self):
+        """Gradient descent with the step 1/L, L = the largest eigenvalue of A^T A / (4 n) plus the largest l2."""
+
+        def bound(v):
+            return self.A.T @ (self.A @ v) / (4 * self.A.shape[0])
+
+        curvature = linear_solvers.largest_eigenvalue(bound, jnp.zeros(self.A.shape[1]))
+        return GradientDescent(self, jax.tree_util.Partial(one_over_curvature, curvature))
 
     def _pull(self, x):
         """The slope of each row's loss in its prediction."""

@@ -89,7 +89,7 @@ class Minimum(LowerLevel):
             def product(v):
                 return ravel_pytree(linearisation.A.mv(unravel(v)))[0]
 
-            return unravel(_refined(product, flat, precondition, 1e-14, 50))
+            return unravel(refined(product, flat, precondition, 1e-14, 50))
 
         return replace(linearisation, solve=own_factor)
 
@@ -129,15 +129,16 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
 
     def newton(found):
         if x.size <= DENSE_LIMIT:
-            factor = jnp.linalg.cholesky(lower.hessian(unravel(found.x), theta))
-            found = found._replace(factor=factor, convex=jnp.all(jnp.isfinite(factor)))
+            matrix = lower.hessian(unravel(found.x), theta)
+            factor = jnp.linalg.cholesky(matrix)
+            found = found._replace(factor=factor, convex=definite(factor, matrix))
         precondition = _preconditioner(found.factor)
 
         def step(carry):
             found, count, _ = carry
             _, product = jax.linearize(slope_at, found.x)
             goal = jnp.clip(0.1 * found.error, 1e-12, 0.1)
-            direction = _refined(product, found.slope, precondition, goal, 200)
+            direction = refined(product, found.slope, precondition, goal, 200)
             trial = at(found.x - direction, found, steps=found.steps + 1)
             drop = jnp.linalg.norm(trial.slope) / jnp.linalg.norm(found.slope)
             level = trial.value <= found.value + 1e-12 * jnp.abs(found.value)
@@ -182,10 +183,16 @@ def _descend(value_at, slope_at, x, drop, max_steps):
     return found.value, found.stats["num_steps"]
 
 
+def definite(factor, matrix):
+    """Whether a Cholesky factor exists and no pivot is lost in rounding."""
+    pivots, floor = jnp.diagonal(factor) ** 2, factor.shape[0] * jnp.finfo(factor.dtype).eps
+    return jnp.all(jnp.isfinite(factor)) & (jnp.min(pivots) > floor * jnp.max(jnp.abs(jnp.diagonal(matrix))))
+
+
 def _preconditioner(factor):
     return (lambda v: v) if factor is None else (lambda v: jsl.cho_solve((factor, True), v))
 
 
-def _refined(product, rhs, precondition, goal, max_steps):
+def refined(product, rhs, precondition, goal, max_steps):
     """product(z) = rhs by CG, preconditioned by a factor from nearby, to the relative residual `goal`."""
     return cg(product, rhs, tol=goal, maxiter=max_steps, M=precondition)[0]

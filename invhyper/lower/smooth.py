@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from invhyper.iterations.gradient_descent import GradientDescent
 from invhyper.lower.minimum import Minimum
 
 
@@ -18,7 +19,8 @@ class Smooth(Minimum):
 
     **Arguments**: `loss(x, theta)`: a JAX function that returns a scalar; arrays it closes over are constants (give
     data that is to be differentiated as part of theta, or as an `eqx.Module` with a `__call__`). `start`: x of a cold
-    solve, any tree of floating-point arrays; `max_steps`: of L-BFGS and Newton together. theta is any tree.
+    solve, any tree of floating-point arrays; `max_steps`: of L-BFGS and Newton together; `step`: of gradient descent, for `Unrolled`.
+    theta is any tree.
 
     The error of a solution is |R| relative to the larger of |A x| and |A (x - start)|; at a tolerance of 1e-6 or below,
     Newton steps go on to rounding. Raises ValueError for a loss that is not a scalar or a start that is not finite. A
@@ -34,12 +36,13 @@ class Smooth(Minimum):
 
     loss_function: Callable
     start: PyTree
-    max_steps: int = eqx.field(static=True, default=1000)
+    max_steps: int = eqx.field(static=True)
+    step: float | None
 
-    def __init__(self, loss: Callable, start: PyTree, *, max_steps: int = 1000):
+    def __init__(self, loss: Callable, start: PyTree, *, max_steps: int = 1000, step: float | None = None):
         if not callable(loss):
             raise ValueError(f"Smooth wants a function loss(x, theta); it was given a {type(loss).__name__}")
-        self.loss_function, self.max_steps = loss, max_steps
+        self.loss_function, self.max_steps, self.step = loss, max_steps, step
         self.start = jax.tree.map(_start_leaf, start)
         if not jax.tree.leaves(self.start):
             raise ValueError("Smooth start holds no array: x needs at least one number")
@@ -54,6 +57,13 @@ class Smooth(Minimum):
                 f"the loss of Smooth returned shape {jnp.shape(value)}: a scalar is wanted (sum or mean it)"
             )
         return value
+
+
+    def iteration(self):
+        """Gradient descent with the constant `step`."""
+        if self.step is None:
+            raise TypeError("Smooth knows no safe step for gradient descent: give one, Smooth(loss, start, step=0.1)")
+        return GradientDescent(self, self.step)
 
 
 def _start_leaf(leaf):
