@@ -157,6 +157,14 @@ class LowerLevel(eqx.Module):
             B_transpose=lambda z: back(z)[0],
         )
 
+    def defect(self, solution: Solution, theta: PyTree) -> PyTree:
+        """R at the solution in the coordinates of the linearisation: here `residual`, in x."""
+        return self.residual(solution.x, theta)
+
+    def shifted(self, solution: Solution, step: PyTree) -> Solution:
+        """The solution moved by -step in the coordinates of the linearisation (a Newton step, for the error estimate)."""
+        return Solution(tree.subtract(solution.x, step))
+
     def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:
         """Lower and upper bounds of theta, trees like theta."""
         unbounded = jax.tree.map(lambda leaf: np.full(jnp.shape(leaf), np.inf), theta)

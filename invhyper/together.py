@@ -82,13 +82,24 @@ class Together(LowerLevel):
     def residual(self, x, theta):
         return tuple(lower.residual(part, theta) for lower, part in zip(self.lowers, x, strict=True))
 
+    def defect(self, solution, theta):
+        return tuple(lower.defect(part, theta) for lower, part in zip(self.lowers, self._parts(solution), strict=True))
+
+    def shifted(self, solution, step):
+        parts = zip(self.lowers, self._parts(solution), step, strict=True)
+        moved = [lower.shifted(part, dc) for lower, part, dc in parts]
+        return Solution(tuple(part.x for part in moved), memo=tuple(part.memo for part in moved))
+
     def objective(self, x, theta):
         return sum(lower.objective(part, theta) for lower, part in zip(self.lowers, x, strict=True))
 
     def linearise(self, solution, theta):
+        parts = zip(self.lowers, self._parts(solution), strict=True)
+        return block_diagonal([lower.linearise(part, theta) for lower, part in parts])
+
+    def _parts(self, solution):
         memos = solution.memo or (None,) * len(self.lowers)
-        parts = zip(self.lowers, solution.x, memos, strict=True)
-        return block_diagonal([lower.linearise(Solution(x, memo=memo), theta) for lower, x, memo in parts])
+        return [Solution(x, memo=memo) for x, memo in zip(solution.x, memos, strict=True)]
 
 
 def _joined(solutions, host) -> Solution:
@@ -183,15 +194,22 @@ class FixedPoint(LowerLevel):
     def residual(self, x, theta):
         raise TypeError("FixedPoint has its residual in the state of its iteration, not in x: use linearise")
 
+    def defect(self, solution, theta):
+        return self._moved(self._state(theta, solution), theta)
+
+    def shifted(self, solution, step):
+        if solution.memo is None:
+            raise TypeError("FixedPoint needs the state of its iteration here: pass on the Solution that solve returned")
+        state = tree.subtract(solution.memo, step)
+        return Solution(self.iterate.output(state), memo=state)
+
+    def _moved(self, state, theta):
+        return tree.subtract(state, self.iterate.step(state, theta, jnp.zeros((), int)))
+
     def linearise(self, solution, theta):
         state = self._state(theta, solution)
-        zero = jnp.zeros((), int)
-
-        def defect(state, theta):
-            return tree.subtract(state, self.iterate.step(state, theta, zero))
-
-        _, along_state = jax.linearize(lambda state: defect(state, theta), state)
-        _, along_theta = jax.linearize(lambda theta: defect(state, theta), theta)
+        _, along_state = jax.linearize(lambda state: self._moved(state, theta), state)
+        _, along_theta = jax.linearize(lambda theta: self._moved(state, theta), theta)
         _, output = jax.linearize(self.iterate.output, state)
         back_output, back_theta = jax.linear_transpose(output, state), jax.linear_transpose(along_theta, theta)
         return Linearisation(

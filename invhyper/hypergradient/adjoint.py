@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import linear_solvers, tree
-from invhyper.problem import Linearisation
+from invhyper.problem import Linearisation, NotConverged
 
 
 def solve_adjoint(linearisation: Linearisation, rhs, solver, start, tol, *, host: bool, transpose: bool = True):
@@ -34,6 +34,17 @@ def solve_adjoint(linearisation: Linearisation, rhs, solver, start, tol, *, host
     if host:
         return z, float(defect / size) if size else 0.0
     return z, jnp.where(size == 0, 0.0, defect / jnp.where(size == 0, 1.0, size))
+
+
+def check_adjoint(residual: float, most: float):
+    """Raises NotConverged, in words, if an adjoint residual is above `most` or NaN."""
+    if not np.isfinite(residual):
+        raise NotConverged("the adjoint is not finite: A is singular on the stratum, so x* has no derivative there")
+    if residual > most:
+        raise NotConverged(
+            f"the adjoint stopped at {residual:.1e}, above {most:.1e}: "
+            "A is ill-conditioned or singular on the stratum; use Implicit(Direct()) or a solver with more steps"
+        )
 
 
 def apply_transpose(linearisation: Linearisation, z, *, host: bool):

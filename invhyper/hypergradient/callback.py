@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import tree
-from invhyper.hypergradient.adjoint import solve_adjoint
-from invhyper.problem import ABOVE_TOLERANCE, LowerLevel, NotConverged, Solution
+from invhyper.hypergradient.adjoint import check_adjoint, solve_adjoint
+from invhyper.problem import CONVERGED, LowerLevel, NotConverged, Solution, sentence
 
 
 def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], PyTree]:
@@ -21,19 +21,19 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
 
     @jax.custom_vjp
     def solve(arrays, theta):
-        return forward(static, arrays, theta, tol)
+        return forward(static, arrays, theta, tol)[0]
 
     def solve_forward(arrays, theta):
         wanted = _perturbed_fields(arrays)
         arrays, theta = (jax.tree.map(lambda p: p.value, t, is_leaf=_is_primal) for t in (arrays, theta))
         if lower.host:
             _refuse(lower, wanted)
-        x = forward(static, arrays, theta, tol)
-        return x, (arrays, theta, x)
+        x, solution = forward(static, arrays, theta, tol)
+        return x, (arrays, theta, solution)
 
     def solve_backward(kept, cotangent):
-        arrays, theta, x = kept
-        return backward(static, arrays, theta, x, cotangent, method, tol)
+        arrays, theta, solution = kept
+        return backward(static, arrays, theta, solution, cotangent, method, tol)
 
     solve.defvjp(solve_forward, solve_backward, symbolic_zeros=True)
 
@@ -75,21 +75,53 @@ def _refuse(lower, wanted):
 def _traced_forward(static, arrays, theta, tol):
     lower = eqx.combine(arrays, static)
     solution = lower.solve(theta, start=lower.cold_start(theta), tol=tol, throw=False)
-    name = type(lower).__name__
-    short = f"{name} stopped above tol {tol:.1e}: raise max_steps or loosen tol"
-    broken = f"{name} met NaN or infinity: check the data, the start and theta"
-    x = eqx.error_if(solution.x, solution.result == ABOVE_TOLERANCE, short)
-    return eqx.error_if(x, solution.result > ABOVE_TOLERANCE, broken)
+    spent = (solution.error, solution.steps, solution.result)
+
+    def verify(spent, theta):
+        lower.check(jax.tree.map(np.asarray, theta))
+        if int(spent[2]) != CONVERGED:
+            raise NotConverged(sentence(lower, Solution(None, *spent), tol).result)
+
+    bad = (solution.result != CONVERGED) | _outside(lower, theta)
+    x = _raise_where(bad, solution.x, verify, (spent, theta))
+    return x, Solution(x, memo=solution.memo)
 
 
-def _traced_backward(static, arrays, theta, x, cotangent, method, tol):
+def _traced_backward(static, arrays, theta, solution, cotangent, method, tol):
     lower = eqx.combine(arrays, static)
-    linearisation = lower.linearise(Solution(x), theta)
+    linearisation = lower.linearise(solution, theta)
     rhs = linearisation.P_transpose(cotangent)
-    z, _ = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=False)
-    _, pull = jax.vjp(lambda arrays: eqx.combine(arrays, static).residual(x, theta), arrays)
-    of_arrays = pull(tree.scale(-1.0, linearisation.P(z)))[0]
+    z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=False)
+    most = method.adjoint_tol(tol)
+
+    def verify(residual):
+        check_adjoint(float(residual), most)
+
+    z = _raise_where(~(residual <= most), z, verify, (residual,))
+    _, pull = jax.vjp(lambda arrays: eqx.combine(arrays, static).defect(solution, theta), arrays)
+    of_arrays = pull(tree.scale(-1.0, z))[0]
     return of_arrays, tree.scale(-1.0, linearisation.B_transpose(z))
+
+
+def _raise_where(bad, x, verify, arguments):
+    """x; where `bad` is true, `verify(*arguments)` runs on the host and raises its sentence."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+
+    def report(bad, x, *arguments):
+        if bad:
+            verify(*arguments)
+        return x
+
+    def call(operands):
+        return jax.pure_callback(report, shapes, bad, *operands, vmap_method="sequential")
+
+    return jax.lax.cond(bad, call, lambda operands: operands[0], (x, *arguments))
+
+
+def _outside(lower, theta):
+    """Whether a value of theta is not finite or beyond its bounds, in traced code."""
+    limits = zip(jax.tree.leaves(theta), *map(jax.tree.leaves, lower.bounds(theta)), strict=True)
+    return ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(v) & (v >= low) & (v <= high)) for v, low, high in limits]))
 
 
 def _host_forward(static, arrays, theta, tol):
@@ -99,10 +131,11 @@ def _host_forward(static, arrays, theta, tol):
         lower, theta = _rebuild(static, arrays, theta)
         return jax.tree.map(lambda v, s: np.asarray(v, s.dtype), _solved(lower, theta, None, tol).x, shapes)
 
-    return jax.pure_callback(solve, shapes, arrays, theta, vmap_method="sequential")
+    x = jax.pure_callback(solve, shapes, arrays, theta, vmap_method="sequential")
+    return x, Solution(x)
 
 
-def _host_backward(static, arrays, theta, x, cotangent, method, tol):
+def _host_backward(static, arrays, theta, solution, cotangent, method, tol):
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), (arrays, theta))
 
     def adjoint(arrays, theta, x, cotangent):
@@ -110,14 +143,15 @@ def _host_backward(static, arrays, theta, x, cotangent, method, tol):
         solution = _solved(lower, theta, Solution(jax.tree.map(np.asarray, x)), tol)
         linearisation = lower.linearise(solution, theta)
         rhs = linearisation.P_transpose(jax.tree.map(np.asarray, cotangent))
-        z, _ = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=True)
+        z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=True)
+        check_adjoint(residual, method.adjoint_tol(tol))
         of_data = {} if linearisation.data_transpose is None else linearisation.data_transpose(z)
         return _place(arrays, of_data), tree.scale(-1.0, linearisation.B_transpose(z))
 
     def callback(*arguments):
         return jax.tree.map(lambda v, s: np.asarray(v, s.dtype), adjoint(*arguments), shapes)
 
-    return jax.pure_callback(callback, shapes, arrays, theta, x, cotangent, vmap_method="sequential")
+    return jax.pure_callback(callback, shapes, arrays, theta, solution.x, cotangent, vmap_method="sequential")
 
 
 def _place(arrays, of_data):
