@@ -69,6 +69,10 @@ class CG(LinearSolver):
     tol: float | None = None
     max_steps: int | None = None
 
+    def __check_init__(self):
+        _check_positive("CG", tol=self.tol)
+        _check_whole("CG", max_steps=self.max_steps)
+
     def traced(self, operator, rhs, start, tol):
         tol = tol if self.tol is None else self.tol
         return jsl.cg(operator.mv, rhs, x0=start, tol=tol, maxiter=self.max_steps)[0]
@@ -91,6 +95,10 @@ class GMRES(LinearSolver):
     tol: float | None = None
     restart: int = 40
     max_restarts: int = 50
+
+    def __check_init__(self):
+        _check_positive("GMRES", tol=self.tol)
+        _check_whole("GMRES", restart=self.restart, max_restarts=self.max_restarts)
 
     def traced(self, operator, rhs, start, tol):
         tol = tol if self.tol is None else self.tol
@@ -121,12 +129,8 @@ class Neumann(LinearSolver):
     step: float | None = None
 
     def __check_init__(self):
-        if self.terms < 1:
-            raise ValueError(f"Neumann terms = {self.terms}: at least 1 is wanted")
-        if self.step is not None and not self.step > 0:
-            raise ValueError(
-                f"Neumann step = {self.step}: a positive number is wanted (below 2/L, L the largest eigenvalue)"
-            )
+        _check_whole("Neumann", terms=self.terms)
+        _check_positive("Neumann", step=self.step)
 
     def traced(self, operator, rhs, start, tol):
         step = 1.0 / largest_eigenvalue(operator.mv, rhs) if self.step is None else self.step
@@ -200,3 +204,15 @@ def solve_host(solver, matrix, rhs: np.ndarray, start: np.ndarray | None, tol: f
 
 def _tags(operator):
     return lx.positive_semidefinite_tag if lx.is_positive_semidefinite(operator) else ()
+
+
+def _check_positive(solver: str, **values):
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{solver} {name} = {value}: a positive number is wanted")
+
+
+def _check_whole(solver: str, **values):
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{solver} {name} = {value!r}: a whole number, at least 1, is wanted")

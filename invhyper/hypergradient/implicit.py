@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 from jaxtyping import PyTree
 
@@ -55,6 +56,14 @@ class Implicit(eqx.Module):
 
     linear_solver: Any = None
     estimate: bool = False
+
+    def __check_init__(self):
+        known = (linear_solvers.LinearSolver, lx.AbstractLinearSolver)
+        if self.linear_solver is not None and not isinstance(self.linear_solver, known):
+            raise TypeError(
+                f"Implicit linear_solver = {self.linear_solver!r}: Direct(), CG(), GMRES(), Neumann(terms), a lineax "
+                "solver or None is wanted"
+            )
 
     def __call__(
         self,
