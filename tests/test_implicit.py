@@ -21,7 +21,7 @@ def logistic():
     return ih.Bilevel(ih.Logistic(A, labels), ih.HeldOut(held, held_labels))
 
 
-@pytest.mark.parametrize("terms", [1, 2, 7, 40])
+@pytest.mark.parametrize("terms", [1, 7, 40])
 @pytest.mark.parametrize("make", [ridge, logistic])
 def test_neumann_is_truncated_backpropagation_from_the_fixed_point(make, terms):
     problem = make()
@@ -29,14 +29,11 @@ def test_neumann_is_truncated_backpropagation_from_the_fixed_point(make, terms):
     theta, step = {"l2": np.linspace(0.2, 1, p)}, 0.005 if make is ridge else 0.5
     evaluation = ih.Implicit(ih.Neumann(terms, step))(problem, theta, tol=1e-11)
     fixed = jnp.asarray(evaluation.solution.x)
-
-    def unrolled(theta):
-        x = fixed
-        for _ in range(terms):
-            x = x - step * problem.lower.residual(x, theta)
-        return problem.criterion(x, theta)
-
-    wanted = jax.jit(jax.grad(unrolled))(theta)["l2"]
+    _, back = jax.vjp(lambda x, l2: x - step * problem.lower.residual(x, {"l2": l2}), fixed, theta["l2"])
+    carried, wanted = jax.grad(problem.criterion)(fixed, theta), 0.0
+    for _ in range(terms):  # backpropagation through one more step that starts, and ends, at the fixed point
+        carried, in_l2 = back(carried)
+        wanted = wanted + in_l2
     np.testing.assert_allclose(evaluation.gradient["l2"], wanted, rtol=0, atol=1e-12 * np.linalg.norm(wanted))
     assert evaluation.certificate.adjoint_residual > (1e-3 if terms < 7 else 0)
 

@@ -65,7 +65,7 @@ def test_steps_are_checked(steps):
         ih.Unrolled(steps)
 
 
-def test_a_host_lower_level_has_no_iteration():
-    lower = ih.ElasticNet(np.eye(2), np.ones(2))
+def test_a_lower_level_without_an_iteration_is_said():
+    lower = ih.Together([ih.Ridge(np.eye(2), np.ones(2))])
     with pytest.raises(TypeError, match="Use Implicit"):
-        ih.Unrolled(5)(ih.Bilevel(lower, ih.Truth(np.ones(2))), {"l1": 0.1, "l2": 0.1})
+        ih.Unrolled(5)(ih.Bilevel(lower, lambda x, theta: jnp.sum(x[0])), {"l2": 0.1})

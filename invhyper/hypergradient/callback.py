@@ -33,7 +33,13 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
 
     def solve_backward(kept, cotangent):
         arrays, theta, solution = kept
-        return backward(static, arrays, theta, solution, cotangent, method, tol)
+        try:
+            return backward(static, arrays, theta, solution, cotangent, method, tol)
+        except jax.errors.UnexpectedTracerError:
+            raise TypeError(
+                f"a function in {type(lower).__name__} closes over an array that is being differentiated: "
+                "make it a part of theta, or a field of an eqx.Module with a __call__"
+            ) from None
 
     solve.defvjp(solve_forward, solve_backward, symbolic_zeros=True)
 

@@ -76,7 +76,9 @@ def _traced(lower, solution, theta, data, tol):
     many, few = tree.size(columns), tree.size(solution.x)
 
     def column(e):
-        step, residual = solve_adjoint(linearisation, along(of_columns(e)), None, None, tol, host=False, transpose=False)
+        step, residual = solve_adjoint(
+            linearisation, along(of_columns(e)), None, None, tol, host=False, transpose=False
+        )
         return -ravel_pytree(linearisation.P(step))[0], residual
 
     def row(e):

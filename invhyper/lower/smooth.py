@@ -58,7 +58,6 @@ class Smooth(Minimum):
             )
         return value
 
-
     def iteration(self):
         """Gradient descent with the constant `step`."""
         if self.step is None:
