@@ -162,7 +162,7 @@ class LowerLevel(eqx.Module):
         return self.residual(solution.x, theta)
 
     def shifted(self, solution: Solution, step: PyTree) -> Solution:
-        """The solution moved by -step in the coordinates of the linearisation (a Newton step, for the error estimate)."""
+        """The solution moved by -step in the coordinates of the linearisation: a Newton step, for the estimate."""
         return Solution(tree.subtract(solution.x, step))
 
     def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:

@@ -199,7 +199,9 @@ class FixedPoint(LowerLevel):
 
     def shifted(self, solution, step):
         if solution.memo is None:
-            raise TypeError("FixedPoint needs the state of its iteration here: pass on the Solution that solve returned")
+            raise TypeError(
+                "FixedPoint needs the state of its iteration here: pass on the Solution that solve returned"
+            )
         state = tree.subtract(solution.memo, step)
         return Solution(self.iterate.output(state), memo=state)
 

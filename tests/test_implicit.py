@@ -1,4 +1,4 @@
-"""Implicit: the truncated series, honest error estimates, every solver, warm starts without retracing, failures said."""
+"""Implicit: the truncated series, honest error estimates, every solver, no retracing, failures said."""
 
 import jax
 import jax.numpy as jnp

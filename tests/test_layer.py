@@ -1,4 +1,4 @@
-"""layer under grad, jit and vmap, in theta and in the data, for traced and host lower levels; failures reach the user."""
+"""layer under grad, jit and vmap, in theta and in the data, traced and host; failures reach the user."""
 
 import functools
 

@@ -17,7 +17,8 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
     """The layer whose derivative is the adjoint on the stratum."""
     arrays, static = eqx.partition(lower, _is_inexact)
     static = jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, static)
-    forward, backward = (_host_forward, _host_backward) if lower.host else (_traced_forward, _traced_backward)
+    run = (_host_forward, _host_backward) if lower.host else (_traced_forward, _traced_backward)
+    forward, backward = (_closures_refused(function, type(lower).__name__) for function in run)
 
     @jax.custom_vjp
     def solve(arrays, theta):
@@ -33,13 +34,7 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
 
     def solve_backward(kept, cotangent):
         arrays, theta, solution = kept
-        try:
-            return backward(static, arrays, theta, solution, cotangent, method, tol)
-        except jax.errors.UnexpectedTracerError:
-            raise TypeError(
-                f"a function in {type(lower).__name__} closes over an array that is being differentiated: "
-                "make it a part of theta, or a field of an eqx.Module with a __call__"
-            ) from None
+        return backward(static, arrays, theta, solution, cotangent, method, tol)
 
     solve.defvjp(solve_forward, solve_backward, symbolic_zeros=True)
 
@@ -48,6 +43,21 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
         return solve(jax.tree.map(jnp.asarray, arrays), theta)
 
     return x_of_theta
+
+
+def _closures_refused(function, name: str):
+    """The function, with JAX's complaint about a tracer from outside said in words that help."""
+
+    def run(*arguments):
+        try:
+            return function(*arguments)
+        except jax.errors.UnexpectedTracerError:
+            raise TypeError(
+                f"a function in {name} closes over an array that is being differentiated or batched: "
+                "make it a part of theta, or a field of an eqx.Module with a __call__"
+            ) from None
+
+    return run
 
 
 def _is_inexact(leaf) -> bool:

@@ -24,13 +24,13 @@ class Ridge(LowerLevel):
 
         x*(theta) = argmin_x 1/2 |Ax - y|^2 + 1/2 sum_j l2_j x_j^2,   theta = {"l2"}
 
-    **Arguments**: `A` (n, p), dense or scipy sparse; `y` (n,); theta["l2"] is a scalar or (p,), at least 0. `solver`: None
-    factors A^T A + diag(l2) where n >= p, else I + A diag(1/l2) A^T (then every l2 must be above 0), and the adjoint uses
-    the same factor; a sparse A is solved by `CG()`. A solver that is given (`CG()`, `CG(max_steps=100)`) is held to `tol`
-    and no better.
+    **Arguments**: `A` (n, p), dense or scipy sparse; `y` (n,); theta["l2"] is a scalar or (p,), at least 0. `solver`:
+    None factors A^T A + diag(l2) where n >= p, else I + A diag(1/l2) A^T (then every l2 must be above 0), and the
+    adjoint uses the same factor; a sparse A is solved by `CG()`. A solver that is given (`CG()`, `CG(max_steps=100)`)
+    is held to `tol` and no better.
 
-    The error of a solution is |R| relative to |A^T y|. Raises ValueError for shapes, NaN and negative weights; a singular
-    system ends in `NotConverged`.
+    The error of a solution is |R| relative to |A^T y|. Raises ValueError for shapes, NaN and negative weights; a
+    singular system ends in `NotConverged`.
 
     >>> import numpy as np, invhyper as ih
     >>> print(ih.solve(ih.Ridge(np.eye(2), np.array([1.0, 2.0])), {"l2": np.array([1.0, 3.0])}).x)

@@ -19,8 +19,8 @@ class Smooth(Minimum):
 
     **Arguments**: `loss(x, theta)`: a JAX function that returns a scalar; arrays it closes over are constants (give
     data that is to be differentiated as part of theta, or as an `eqx.Module` with a `__call__`). `start`: x of a cold
-    solve, any tree of floating-point arrays; `max_steps`: of L-BFGS and Newton together; `step`: of gradient descent, for `Unrolled`.
-    theta is any tree.
+    solve, any tree of floating-point arrays; `max_steps`: of L-BFGS and Newton together; `step`: of
+    gradient descent, for `Unrolled`. theta is any tree.
 
     The error of a solution is |R| relative to the larger of |A x| and |A (x - start)|; at a tolerance of 1e-6 or below,
     Newton steps go on to rounding. Raises ValueError for a loss that is not a scalar or a start that is not finite. A
