@@ -101,7 +101,7 @@ class ActiveSet:
             self.gram.keep(before)
             t = _ratio(before.l1, self.l1)
             if t is not None and t > 1.0:
-                self.columns, self.equations = before.columns, before.equations
+                self.chosen, self.columns, self.equations = before.support.indices, before.columns, before.equations
                 return t, before.correlation, self._drift()
         if np.any(self.x):
             return 1.0, None, None
