@@ -237,6 +237,10 @@ def test_support_larger_than_the_samples():
         np.testing.assert_allclose(evaluation.gradient["l2"], slope @ closed[2].sum(1), rtol=1e-8)
 
 
+def sum_of(x, theta):
+    return jnp.sum(x)
+
+
 def test_warm_start_is_exact_and_cheap():
     A, y, _, _ = zoo.sparse_regression(100, 300)
     lower, top = ih.BPDN(A, y), ih.weight_max(A, y)
@@ -247,7 +251,10 @@ def test_warm_start_is_exact_and_cheap():
             warm = ih.solve(lower, {"weight": part * top}, start=ih.Solution(start.x, memo=memo))
             np.testing.assert_allclose(warm.x, cold[part].x, atol=1e-13 * np.abs(start.x).max() * 100)
             assert warm.steps < cold[part].steps
-    assert ih.solve(lower, {"weight": 0.1 * top}, start=start).steps == 1
+    # The same support at other weights: no new factor.
+    assert ih.solve(lower, {"weight": 0.1 * top}, start=start).steps == 0
+    near = 0.1 * top * (1 + 1e-3 * ih.Implicit()(ih.Bilevel(lower, sum_of), {"weight": 0.1 * top}).certificate.margin)
+    assert ih.solve(lower, {"weight": near}, start=start).steps == 0
 
 
 def test_tiny_weights_where_samples_outnumber_columns():

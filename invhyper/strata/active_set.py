@@ -69,7 +69,7 @@ class ActiveSet:
         self.signs = np.sign(self.x)
         self.chosen = np.concatenate([np.flatnonzero(~self.penalised), np.flatnonzero(self.penalised & (self.x != 0))])
         self.signs[~self.penalised] = 0.0
-        self.columns, self.equations = None, None
+        self.columns = self.equations = self.factored = None
         self.before = before
 
     def run(self) -> Minimiser:
@@ -97,15 +97,23 @@ class ActiveSet:
     def _begin(self):
         """(t, correlations, their drift) to start from: an earlier minimiser on the path, x = 0, or a guess."""
         before = self.before
-        if before is not None and np.array_equal(before.l2, self.l2):
-            self.gram.keep(before)
+        same = before is not None and np.array_equal(before.l2, self.l2)
+        if same and np.array_equal(before.l1 > 0, self.penalised):
+            self._resume(before)
             t = _ratio(before.l1, self.l1)
             if t is not None and t > 1.0:
-                self.chosen, self.columns, self.equations = before.support.indices, before.columns, before.equations
                 return t, before.correlation, self._drift()
         if np.any(self.x):
             return 1.0, None, None
         return np.inf, None if self.chosen.size else self.pull, np.zeros_like(self.pull)
+
+    def _resume(self, before):
+        """The support, its signs and its factor as an earlier minimiser left them."""
+        self.gram.keep(before)
+        self.chosen = self.factored = before.support.indices
+        self.columns, self.equations = before.columns, before.equations
+        self.x[:] = self.signs[:] = 0.0
+        self.x[self.chosen], self.signs[self.chosen] = before.values, before.support.signs
 
     def _drift(self):
         """d correlation / d t along the path on the present support, where dx/dt = -K^-1 l1 sign(x)."""
@@ -168,15 +176,21 @@ class ActiveSet:
             self._search(x, target, weights, signs, wrong)
 
     def _solve(self, chosen, weights, signs):
-        self.steps += 1
-        self.equations = self.gram.equations(chosen, self.l2[chosen])
+        self._factor(chosen)
         return self.equations.solve(self.pull[chosen] - weights * signs)
+
+    def _factor(self, chosen):
+        """The normal equations on `chosen`, unless they are at hand."""
+        if self.factored is not None and np.array_equal(self.factored, chosen):
+            return
+        self.steps += 1
+        self.equations, self.factored = self.gram.equations(chosen, self.l2[chosen]), chosen
 
     def _drop(self, chosen, x, weights, signs, wrong) -> bool:
         """Drops every coefficient that would change its sign, if what is left lowers the objective."""
         drive = self.pull[chosen] - weights * signs
         now = 0.5 * x @ (self.equations.matrix @ x) - drive @ x
-        held, kept = self.equations, ~wrong
+        held, kept = (self.equations, self.factored), ~wrong
         while True:
             target = self._solve(chosen[kept], weights[kept], signs[kept])
             flipped = signs[kept] * target < 0
@@ -184,7 +198,7 @@ class ActiveSet:
                 break
             kept[np.flatnonzero(kept)[flipped]] = False
         if not -0.5 * drive[kept] @ target < now - EPS * abs(now):
-            self.equations = held
+            self.equations, self.factored = held
             return False
         self._keep(kept)
         self.x[chosen[kept]] = target
@@ -212,8 +226,7 @@ class ActiveSet:
         others = np.arange(position)
         matrix = self.gram.block(chosen)
         matrix = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-        self.equations = self.gram.equations(chosen[others], self.l2[chosen[others]])
-        self.steps += 1
+        self._factor(chosen[others])
         direction = np.zeros(chosen.size)
         direction[position] = self.signs[chosen[position]] or 1.0
         direction[others] = -self.equations.solve(matrix[others, position] * direction[position])
@@ -297,8 +310,7 @@ class ActiveSet:
 
     def _result(self, misfit, correlation, defect):
         chosen = self.chosen
-        if self.equations is None or not chosen.size:
-            self.columns, self.equations = self.gram.columns_of(chosen), self.gram.equations(chosen, self.l2[chosen])
+        self._factor(chosen)
         off = np.maximum(np.abs(correlation) - self.l1, 0.0)
         off[chosen] = 0.0
         astray = max(np.max(np.abs(defect), initial=0.0), np.max(off, initial=0.0))
