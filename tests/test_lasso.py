@@ -148,46 +148,6 @@ def slope_at(key):
     return {"l1": 0.7, "l2": 0.3}[key]
 
 
-@pytest.mark.parametrize("intercept", [False, True])
-def test_scikit_learn_agrees(intercept):
-    from sklearn.linear_model import ElasticNet as Theirs
-
-    A, y = zoo.sparse_regression(60, 30, k=5)[:2]
-    sample_weight = np.random.default_rng(0).random(60) + 0.5
-    theta = {"l1": 4.0, "l2": 2.0}
-    x = ih.solve(ih.ElasticNet(A, y + 1.0, intercept=intercept, sample_weight=sample_weight), theta).x
-    theirs = Theirs(**ih.to_sklearn(theta, sample_weight.sum()), fit_intercept=intercept, tol=1e-14, max_iter=100_000)
-    theirs.fit(A, y + 1.0, sample_weight)
-    np.testing.assert_allclose(x, np.append(theirs.coef_, theirs.intercept_)[: x.size], atol=1e-7)
-
-
-def test_weights_to_and_from_scikit_learn():
-    for theta in ({"l1": 9.0, "l2": 3.0}, {"l1": 0.0, "l2": 2.0}, {"l1": 0.0, "l2": 0.0}):
-        assert ih.from_sklearn(n=60, **ih.to_sklearn(theta, 60)) == pytest.approx(theta, abs=1e-14)
-    assert ih.from_sklearn(0.5, 60) == {"weight": 30.0}
-    for bad in (
-        lambda: ih.to_sklearn({"l1": np.ones(3), "l2": 1.0}, 60),
-        lambda: ih.to_sklearn({"alpha": 1.0}, 60),
-        lambda: ih.to_sklearn({"weight": -1.0}, 60),
-        lambda: ih.to_sklearn({"weight": 1.0}, 0),
-        lambda: ih.from_sklearn(-1.0, 60),
-        lambda: ih.from_sklearn(1.0, 60, 1.5),
-    ):
-        with pytest.raises(ValueError, match="wanted|scikit-learn"):
-            bad()
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"intercept": True}, {"intercept": True, "standardise": True}, {"standardise": True}]
-)
-def test_weight_max(options):
-    A, y = zoo.sparse_regression(40, 25, k=3)[:2]
-    top = ih.weight_max(A + 0.5, y + 1.0, **options)
-    lower = ih.BPDN(A + 0.5, y + 1.0, **options)
-    assert not np.any(ih.solve(lower, {"weight": top * (1 + 1e-12)}).x[:25])
-    assert np.count_nonzero(ih.solve(lower, {"weight": top * (1 - 1e-9)}).x[:25]) == 1
-
-
 @pytest.mark.parametrize("Lower, key", [(ih.BPDN, "weight"), (ih.ElasticNet, "l1")])
 def test_zero_solution_says_why(Lower, key):
     A, y, A_val, y_val = zoo.sparse_regression(40, 25, k=3)
@@ -235,26 +195,6 @@ def test_support_larger_than_the_samples():
         np.testing.assert_allclose(x, closed[0], rtol=0, atol=1e-9 * np.abs(x).max())
         slope = held_out_slope(A_val, y_val, closed[0])
         np.testing.assert_allclose(evaluation.gradient["l2"], slope @ closed[2].sum(1), rtol=1e-8)
-
-
-def sum_of(x, theta):
-    return jnp.sum(x)
-
-
-def test_warm_start_is_exact_and_cheap():
-    A, y, _, _ = zoo.sparse_regression(100, 300)
-    lower, top = ih.BPDN(A, y), ih.weight_max(A, y)
-    cold = {part: ih.solve(lower, {"weight": part * top}) for part in (0.1, 0.095, 0.2)}
-    start = cold[0.1]
-    for part in (0.1, 0.095, 0.2):
-        for memo in (start.memo, None):
-            warm = ih.solve(lower, {"weight": part * top}, start=ih.Solution(start.x, memo=memo))
-            np.testing.assert_allclose(warm.x, cold[part].x, atol=1e-13 * np.abs(start.x).max() * 100)
-            assert warm.steps < cold[part].steps
-    # The same support at other weights: no new factor.
-    assert ih.solve(lower, {"weight": 0.1 * top}, start=start).steps == 0
-    near = 0.1 * top * (1 + 1e-3 * ih.Implicit()(ih.Bilevel(lower, sum_of), {"weight": 0.1 * top}).certificate.margin)
-    assert ih.solve(lower, {"weight": near}, start=start).steps == 0
 
 
 def test_tiny_weights_where_samples_outnumber_columns():
@@ -384,37 +324,6 @@ def test_sparse_data_stay_sparse():
         assert np.max(np.abs(A.T @ (y - chosen @ exact))) <= part * top * (1 + 1e-10)
         slope = held_out_slope(rows[:, support], np.zeros(5), exact) @ along.sum(1)
         assert abs(evaluation.gradient["weight"] - slope) <= 1e-8 * abs(slope)
-
-
-def test_repeated_columns_have_no_derivative():
-    A, y = zoo.sparse_regression(30, 12, k=3)[:2]
-    weight = {"weight": 0.05 * ih.weight_max(A, y)}
-    repeats = {
-        "twice": np.hstack([A, A]),
-        "negative": np.hstack([A, -A[:, :6]]),
-        "many": np.repeat(A[:, [int(np.argmax(np.abs(A.T @ y)))]], 100, axis=1),
-    }
-    for twice in repeats.values():
-        for matrix in (twice, scipy.sparse.csr_array(twice)):
-            with pytest.raises(ValueError, match=r"x\* is not unique: column \d+ of A depends on others"):
-                ih.solve(ih.BPDN(matrix, y), weight)
-    # With l2, or with a weight of its own, the minimiser is unique again.
-    x = ih.solve(ih.ElasticNet(repeats["twice"], y), {"l1": 1.0, "l2": 0.1}).x
-    np.testing.assert_allclose(x[:12], x[12:], atol=1e-13)
-    dearer = ih.solve(ih.BPDN(repeats["twice"], y), {"weight": np.repeat([2.0, 1.0], 12)}).x
-    np.testing.assert_allclose(dearer, np.append(np.zeros(12), ih.solve(ih.BPDN(A, y), {"weight": 1.0}).x), atol=1e-12)
-
-
-def test_unpenalised_columns_that_depend_on_each_other():
-    A, y = zoo.sparse_regression(30, 12, k=3)[:2]
-    for matrix, said in (
-        (np.hstack([A, A[:, :1]]), "columns 0, 12 of A are linearly dependent"),
-        (np.hstack([A, np.zeros((30, 1))]), "column 12 of A is zero"),
-        (np.random.default_rng(0).standard_normal((30, 40)), "linearly dependent"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            ih.solve(ih.BPDN(matrix, y), {"weight": 0.0})
-    np.testing.assert_allclose(ih.solve(ih.BPDN(A, y), {"weight": 0.0}).x, np.linalg.lstsq(A, y)[0], rtol=1e-12)
 
 
 A, Y = np.eye(3, 2) + 0.1, np.arange(3.0)
