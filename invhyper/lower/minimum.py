@@ -89,7 +89,7 @@ class Minimum(LowerLevel):
             def product(v):
                 return ravel_pytree(linearisation.A.mv(unravel(v)))[0]
 
-            return unravel(refined(product, flat, precondition, 1e-14, 50))
+            return unravel(refined(product, flat, precondition, 1e-13, 50))
 
         return replace(linearisation, solve=own_factor)
 
@@ -137,7 +137,8 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
         def step(carry):
             found, count, _ = carry
             _, product = jax.linearize(slope_at, found.x)
-            goal = jnp.clip(0.1 * found.error, 1e-12, 0.1)
+            enough = 0.1 * target / jnp.maximum(found.error, target)  # what brings the error to the target, no more
+            goal = jnp.clip(jnp.maximum(0.1 * found.error, enough), 1e-12, 0.1)
             direction = refined(product, found.slope, precondition, goal, 200)
             trial = at(found.x - direction, found, steps=found.steps + 1)
             drop = jnp.linalg.norm(trial.slope) / jnp.linalg.norm(found.slope)

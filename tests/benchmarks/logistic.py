@@ -45,9 +45,7 @@ def main(repeats: int = 25):
     A, held = rng.standard_normal((N, P)), rng.standard_normal((HELD, P))
     labels, held_labels = (np.where(rng.random(len(B)) < expit(B @ truth), 1.0, -1.0) for B in (A, held))
     problem = ih.Bilevel(ih.Logistic(A, labels), ih.HeldOut(held, held_labels))
-    print(
     print("      l2  compile s  Newton ms   cold ms  ratio   warm ms  ratio    error")
-    )
     for l2 in (1e-1, 1e-2, 1e-3, 1e-4):
         first, start = seconds(lambda l2=l2: ih.Implicit()(problem, {"l2": 1.1 * l2}))
         newton, cold, warm = [], [], []
