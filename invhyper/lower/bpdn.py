@@ -1,10 +1,10 @@
 """Basis pursuit denoising, also known as the lasso."""
 
-import importlib
 from typing import ClassVar
 
 import numpy as np
 
+from invhyper.lower import constrained
 from invhyper.lower.l1_regression import L1Regression, linearise, solve
 
 
@@ -45,21 +45,21 @@ class BPDN(L1Regression):
 
     @property
     def constrained(self) -> bool:
-        """True with an equality or an inequality: then solved and differentiated by `lower.convex` (cvxpy)."""
+        """True with an equality or an inequality: `lower.constrained` then solves and differentiates."""
         return self.equality is not None or self.inequality is not None
 
     @property
     def data(self):
-        return () if self.constrained else super().data
+        return ("y",) if self.constrained else super().data
 
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
         if self.constrained:
-            return _convex("solve_bpdn")(self, theta, start=start, tol=tol, throw=throw)
+            return constrained.solve(self, theta, start=start, tol=tol, throw=throw)
         return solve(self, theta, start, tol, throw)
 
     def linearise(self, solution, theta):
         if self.constrained:
-            return _convex("linearise_bpdn")(self, solution, theta)
+            return constrained.linearise(self, solution, theta)
         return linearise(self, solution, theta)
 
     def residual(self, x, theta):
@@ -74,17 +74,6 @@ class BPDN(L1Regression):
 
 
 Lasso = BPDN
-
-
-def _convex(name: str):
-    """A function of `lower.convex`, imported only where constraints need it."""
-    try:
-        convex = importlib.import_module("invhyper.lower.convex")
-        return getattr(convex, name)
-    except (ImportError, AttributeError):
-        raise NotImplementedError(
-            "BPDN with constraints is not solved here yet: drop equality and inequality"
-        ) from None
 
 
 def _constraint(pair, name, letters, p):

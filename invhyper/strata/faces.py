@@ -109,14 +109,19 @@ def tails_norm(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def scales(programme: Programme, x: np.ndarray, z: np.ndarray, groups: Groups) -> Scales:
     """Yardsticks at (x, z).
 
-    Slacks are measured against the terms of their constraint, with each variable at its largest entry; stationarity
-    against its terms and |P| |x|, for the terms vanish together at an unconstrained optimum.
+    Slacks are measured against the largest terms of their constraint, one term of each row at its variable's largest
+    entry; stationarity against its terms and |P| |x|, for the terms vanish together at an unconstrained optimum.
     """
     P, q, A, b, _ = programme
-    slack = _largest(np.abs(b) + abs(A) @ _largest(np.abs(x), groups.columns, floor=0.0), groups.rows)
+    magnitude = csr_array(abs(A))
+    terms = np.abs(b) + magnitude @ np.abs(x)
+    if magnitude.nnz:
+        single = magnitude @ diags_array(_largest(np.abs(x), groups.columns, floor=0.0))
+        terms = np.maximum(terms, single.max(axis=1).toarray().ravel())
+    slack = _largest(terms, groups.rows)
     curvature = abs(P).max() * np.abs(x).max() if P.nnz else 0.0
     stationarity = max(curvature, *(np.abs(part).max(initial=0.0) for part in (P @ x, q, A.T @ z))) or 1.0
-    size = abs(A).max(axis=1).toarray().ravel() if A.shape[0] else np.zeros(0)
+    size = magnitude.max(axis=1).toarray().ravel() if A.shape[0] else np.zeros(0)
     return Scales(slack, stationarity, _largest(size, groups.rows) / stationarity)
 
 
