@@ -47,7 +47,7 @@ def sensitivity(
     else:
         rows, residual = _traced(lower, restart(lower, theta, solution), theta, data, tol)
     check_adjoint(float(residual), max(10 * tol, 1e-11))
-    return _unflatten(np.asarray(rows), solution.x, wanted)
+    return _unflatten(np.asarray(rows) + 0.0, solution.x, wanted)  # no negative zeros
 
 
 def _field(lower, name):
