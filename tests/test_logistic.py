@@ -98,3 +98,18 @@ def test_separable_classes_without_decay_have_no_minimum():
     lower = ih.Logistic(np.array([[1.0], [2.0], [-1.0]]), np.array([1, 1, -1]))
     with pytest.raises(ih.NotConverged, match="Logistic"):
         ih.solve(lower, {"l2": 0.0})
+
+
+@pytest.mark.parametrize("p", [30, 120], ids=["Cholesky factor", "diagonal"])
+def test_weights_that_span_eight_decades(p):
+    """Curvatures as unequal as these stall descent in the coordinates of x; in those of the Hessian they do not."""
+    rng = np.random.default_rng(5)
+    A = rng.standard_normal((400, p)) * 10 ** rng.uniform(-2, 2, p)
+    labels = np.sign(A[:, 0] / np.std(A[:, 0]) + rng.standard_normal(400))
+    l2 = 10 ** rng.uniform(-5, 3, p)
+    lower = ih.Logistic(A, labels)
+    solution = ih.solve(lower, {"l2": l2})
+    x, miss = np.asarray(solution.x), 1 / (1 + np.exp(labels * (A @ solution.x)))
+    slope = -A.T @ (labels * miss) / 400 + l2 * x
+    assert np.max(np.abs(slope)) <= 1e-11 * np.max(np.abs(A.T) @ miss / 400)
+    assert solution.steps < 200

@@ -40,6 +40,7 @@ class Logistic(Minimum):
     """
 
     keys: ClassVar = ("l2",)
+    dense_limit: ClassVar[int] = 64  # convex anyway: for more unknowns a Hessian costs more than it saves
     loss: ClassVar[Callable] = staticmethod(log_loss)
     A: Float[Array, "n p"] | Sparse
     labels: Float[Array, " n"]
@@ -71,28 +72,36 @@ class Logistic(Minimum):
         return fit + 0.5 * jnp.sum(self._decay(theta) * x**2)
 
     def residual(self, x, theta):
-        return self.A.T @ self._pull(x) + self._decay(theta) * x
+        return self._pull(x) @ self.A + self._decay(theta) * x
 
     def scale(self, x, theta):
-        rows = jnp.sum(self.A**2, axis=1) if not isinstance(self.A, Sparse) else self.A.row_squares()
+        squares = self.A.squared() if isinstance(self.A, Sparse) else self.A**2
+        rows = squares @ jnp.ones(x.shape, x.dtype)
         return jnp.maximum(jnp.linalg.norm(self._decay(theta) * x), jnp.sqrt(jnp.sum(rows * self._pull(x) ** 2)))
 
     def hessian(self, x, theta):
         if isinstance(self.A, Sparse):
             return super().hessian(x, theta)
-        chance = jax.nn.sigmoid(self.A @ x)
-        weights = chance * (1 - chance) / self.A.shape[0]
         decay = jnp.broadcast_to(self._decay(theta), x.shape)
-        return (self.A.T * weights) @ self.A + jnp.diag(decay)
+        return (self.A.T * self._bend(x)) @ self.A + jnp.diag(decay)
+
+    def diagonal(self, x, theta):
+        squares = self.A.squared() if isinstance(self.A, Sparse) else self.A**2
+        return self._bend(x) @ squares + self._decay(theta)
 
     def iteration(self):
         """Gradient descent with the step 1/L, L = the largest eigenvalue of A^T A / (4 n) plus the largest l2."""
 
         def bound(v):
-            return self.A.T @ (self.A @ v) / (4 * self.A.shape[0])
+            return (self.A @ v) @ self.A / (4 * self.A.shape[0])
 
         curvature = linear_solvers.largest_eigenvalue(bound, jnp.zeros(self.A.shape[1]))
         return GradientDescent(self, jax.tree_util.Partial(one_over_curvature, curvature))
+
+    def _bend(self, x):
+        """The curvature of each row's loss in its prediction."""
+        chance = jax.nn.sigmoid(self.A @ x)
+        return chance * (1 - chance) / self.A.shape[0]
 
     def _pull(self, x):
         """The slope of each row's loss in its prediction."""

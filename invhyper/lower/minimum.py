@@ -36,6 +36,7 @@ class Minimum(LowerLevel):
 
     tags: ClassVar = lx.positive_semidefinite_tag
     max_steps: ClassVar[int] = 1000
+    dense_limit: ClassVar[int] = DENSE_LIMIT
 
     def first(self, theta: PyTree) -> PyTree:
         """The x of a cold start."""
@@ -59,10 +60,17 @@ class Minimum(LowerLevel):
         flat, unravel = ravel_pytree(x)
         return jax.jacfwd(lambda v: ravel_pytree(self.residual(unravel(v), theta))[0])(flat)
 
+    def diagonal(self, x: PyTree, theta: PyTree) -> Array | None:
+        """The diagonal of the Hessian in the flat coordinates of x; None where it is not known cheaply."""
+        return None
+
     def cold_start(self, theta):
         x = self.first(theta)
         size, dtype = tree.size(x), jnp.result_type(*jax.tree.leaves(x))
-        return Solution(x, memo=np.eye(size, dtype=dtype) if size <= DENSE_LIMIT else None)
+        if size <= self.dense_limit:
+            return Solution(x, memo=np.eye(size, dtype=dtype))
+        known = type(self).diagonal is not Minimum.diagonal
+        return Solution(x, memo=np.ones(size, dtype) if known else None)
 
     def shape(self, theta):
         return jax.eval_shape(self.first, theta)
@@ -82,6 +90,7 @@ class Minimum(LowerLevel):
         if solution.memo is None:
             return linearisation
         precondition = _preconditioner(solution.memo)
+        max_steps = 50 if jnp.ndim(solution.memo) == 2 else None
 
         def own_factor(rhs, transpose):
             flat, unravel = ravel_pytree(rhs)
@@ -89,7 +98,7 @@ class Minimum(LowerLevel):
             def product(v):
                 return ravel_pytree(linearisation.A.mv(unravel(v)))[0]
 
-            return unravel(refined(product, flat, precondition, 1e-13, 50))
+            return unravel(refined(product, flat, precondition, 1e-13, max_steps))
 
         return replace(linearisation, solve=own_factor)
 
@@ -121,17 +130,15 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
     def slope_at(x):
         return ravel_pytree(lower.residual(unravel(x), theta))[0]
 
-    def scale_at(x):
-        return lower.scale(unravel(x), theta)
-
     def at(x, before, **changes):
-        return before._replace(x=x, value=value_at(x), slope=slope_at(x), scale=scale_at(x), **changes)
+        return before._replace(x=x, value=value_at(x), slope=slope_at(x), **changes)
+
+    def scaled(found):
+        return found._replace(scale=lower.scale(unravel(found.x), theta))
 
     def newton(found):
-        if x.size <= DENSE_LIMIT:
-            matrix = lower.hessian(unravel(found.x), theta)
-            factor = jnp.linalg.cholesky(matrix)
-            found = found._replace(factor=factor, convex=definite(factor, matrix))
+        factor, convex = _curvature(lower, unravel(found.x), theta)
+        found = found._replace(factor=factor, convex=convex)
         precondition = _preconditioner(found.factor)
 
         def step(carry):
@@ -155,8 +162,8 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
 
     def outer(found):
         before, value = jnp.linalg.norm(found.slope), found.value
-        x, steps = _descend(value_at, slope_at, found.x, found.drop, lower.max_steps)
-        found = newton(at(x, found, steps=found.steps + steps))
+        x, steps = _descend(value_at, found.x, _spread(found), found.drop, lower.max_steps)
+        found = newton(scaled(at(x, found, steps=found.steps + steps)))
         moving = (jnp.linalg.norm(found.slope) < before) | (found.value < value)
         return found._replace(moving=moving, drop=jnp.maximum(1e-2 * found.drop, 1e-13))
 
@@ -164,24 +171,30 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
         return (found.drop == DESCENT_DROP) | ((found.error > tol) & found.moving & (found.steps < lower.max_steps))
 
     x = jax.lax.stop_gradient(x)
-    factor = jnp.eye(x.size, dtype=x.dtype) if x.size <= DENSE_LIMIT else None
-    true = jnp.asarray(True)
-    blank = _Found(x, 0.0, x, 1.0, jnp.asarray(0), factor, true, true, jnp.asarray(DESCENT_DROP))
-    return jax.lax.while_loop(unfinished, outer, at(x, blank))
+    factor, convex = _curvature(lower, unravel(x), theta)
+    blank = _Found(x, 0.0, x, 1.0, jnp.asarray(0), factor, convex, jnp.asarray(True), jnp.asarray(DESCENT_DROP))
+    return jax.lax.while_loop(unfinished, outer, scaled(at(x, blank)))
 
 
-def _descend(value_at, slope_at, x, drop, max_steps):
+def _descend(value_at, x, spread, drop, max_steps):
     """L-BFGS until steps and values change by less than `drop`; returns x and the steps taken.
 
-    The function is scaled so that the first step, along the slope, has the length that its curvature asks for.
+    It runs in v, where x + spread(v) is the point: there the curvature is much the same in all directions. The function
+    is scaled so that the first step, along the slope, has the length that its curvature asks for.
     """
-    slope, bend = jax.jvp(slope_at, (x,), (slope_at(x),))
-    curvature, square = jnp.vdot(slope, bend), jnp.vdot(slope, slope)
+
+    def value(v, length):
+        return length * value_at(x + spread(v))
+
+    slope_at = jax.grad(lambda v: value(v, 1.0))
+    zero = jnp.zeros_like(x)
+    slope = slope_at(zero)
+    curvature, square = jnp.vdot(slope, jax.jvp(slope_at, (zero,), (slope,))[1]), jnp.vdot(slope, slope)
     usual = (1 + jnp.linalg.norm(x)) / jnp.sqrt(square + TINY)
     length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1.0), usual)
     method = optx.LBFGS(drop, drop * jnp.finfo(x.dtype).eps, norm=optx.two_norm)
-    found = optx.minimise(lambda x, length: length * value_at(x), method, x, length, max_steps=max_steps, throw=False)
-    return found.value, found.stats["num_steps"]
+    found = optx.minimise(value, method, zero, length, max_steps=max_steps, throw=False)
+    return x + spread(found.value), found.stats["num_steps"]
 
 
 def definite(factor, matrix):
@@ -190,8 +203,34 @@ def definite(factor, matrix):
     return jnp.all(jnp.isfinite(factor)) & (jnp.min(pivots) > floor * jnp.max(jnp.abs(jnp.diagonal(matrix))))
 
 
+def _curvature(lower, x, theta):
+    """What is known of the Hessian, and whether it is positive definite: its Cholesky factor where x is small, else its
+    diagonal (None if `lower` does not give it) and the benefit of the doubt."""
+    if tree.size(x) > lower.dense_limit:
+        return lower.diagonal(x, theta), jnp.asarray(True)
+    matrix = lower.hessian(x, theta)
+    factor = jnp.linalg.cholesky(matrix)
+    return factor, definite(factor, matrix)
+
+
+def _spread(found):
+    """v -> M v with M M^T the inverse of the Hessian, or of its diagonal where that is what is known."""
+    factor = found.factor
+    if factor is None:
+        return lambda v: v
+    if factor.ndim == 2:
+        factor = jnp.where(found.convex, factor, jnp.eye(found.x.size, dtype=found.x.dtype))
+        return lambda v: jsl.solve_triangular(factor, v, lower=True, trans=1)
+    root = jnp.sqrt(jnp.where(factor > 0, factor, 1.0))
+    return lambda v: v / root
+
+
 def _preconditioner(factor):
-    return (lambda v: v) if factor is None else (lambda v: jsl.cho_solve((factor, True), v))
+    if factor is None:
+        return lambda v: v
+    if factor.ndim == 2:
+        return lambda v: jsl.cho_solve((factor, True), v)
+    return lambda v: v / jnp.where(factor > 0, factor, 1.0)
 
 
 def refined(product, rhs, precondition, goal, max_steps):

@@ -19,6 +19,7 @@ class Sparse(eqx.Module):
     ([6.0, 1.0], [3.0, 2.0])
     """
 
+    __array_ufunc__ = None  # so that NumPy leaves y @ matrix to the matrix
     data: Float[Array, " nonzeros"]
     indices: Int[Array, " nonzeros"]
     indptr: Int[Array, " rows+1"]
@@ -44,13 +45,16 @@ class Sparse(eqx.Module):
         terms = self.data[:, None] * x[self.indices] if x.ndim == 2 else self.data * x[self.indices]
         return jax.ops.segment_sum(terms, self._rows(), self.shape[0], indices_are_sorted=True)
 
+    def __rmatmul__(self, y):
+        return self.T @ y
+
     @property
     def T(self) -> "Transposed":
         return Transposed(self)
 
-    def row_squares(self) -> Array:
-        """The sum of squares of each row."""
-        return jax.ops.segment_sum(self.data**2, self._rows(), self.shape[0], indices_are_sorted=True)
+    def squared(self) -> "Sparse":
+        """The matrix of the squared entries."""
+        return Sparse(self.data**2, self.indices, self.indptr, self.shape)
 
     @property
     def dtype(self):
