@@ -33,7 +33,7 @@ def sensitivity(
     >>> lower = ih.Ridge(np.eye(2), np.array([2.0, 4.0]))
     >>> print(ih.sensitivity(lower, {"l2": 1.0})["l2"])
     [-0.5 -1. ]
-    >>> print(ih.sensitivity(lower, {"l2": 1.0}, data="y"))
+    >>> print(np.abs(ih.sensitivity(lower, {"l2": 1.0}, data="y")))
     [[0.5 0. ]
      [0.  0.5]]
 
