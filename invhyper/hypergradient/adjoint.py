@@ -36,6 +36,11 @@ def solve_adjoint(linearisation: Linearisation, rhs, solver, start, tol, *, host
     return z, jnp.where(size == 0, 0.0, defect / jnp.where(size == 0, 1.0, size))
 
 
+def adjoint_tol(solver, tol: float) -> float:
+    """What the adjoint residual is held to; a truncated series leaves what it leaves, and the certificate shows it."""
+    return np.inf if isinstance(solver, linear_solvers.Neumann) else max(10 * tol, 1e-11)
+
+
 def check_adjoint(residual: float, most: float):
     """Raises NotConverged, in words, if an adjoint residual is above `most` or NaN."""
     if not np.isfinite(residual):

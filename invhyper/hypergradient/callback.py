@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import tree
-from invhyper.hypergradient.adjoint import check_adjoint, solve_adjoint
+from invhyper.hypergradient.adjoint import adjoint_tol, check_adjoint, solve_adjoint
 from invhyper.problem import CONVERGED, LowerLevel, NotConverged, Solution, sentence
 
 
@@ -108,7 +108,7 @@ def _traced_backward(static, arrays, theta, solution, cotangent, method, tol):
     linearisation = lower.linearise(solution, theta)
     rhs = linearisation.P_transpose(cotangent)
     z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=False)
-    most = method.adjoint_tol(tol)
+    most = adjoint_tol(method.linear_solver, tol)
 
     def verify(residual):
         check_adjoint(float(residual), most)
@@ -160,7 +160,7 @@ def _host_backward(static, arrays, theta, solution, cotangent, method, tol):
         linearisation = lower.linearise(solution, theta)
         rhs = linearisation.P_transpose(jax.tree.map(np.asarray, cotangent))
         z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=True)
-        check_adjoint(residual, method.adjoint_tol(tol))
+        check_adjoint(residual, adjoint_tol(method.linear_solver, tol))
         of_data = {} if linearisation.data_transpose is None else linearisation.data_transpose(z)
         return _place(arrays, of_data), tree.scale(-1.0, linearisation.B_transpose(z))
 

@@ -13,7 +13,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import linear_solvers, tree
-from invhyper.hypergradient.adjoint import apply_transpose, check_adjoint, pull, solve_adjoint, value_and_pull
+from invhyper.hypergradient.adjoint import (
+    adjoint_tol,
+    apply_transpose,
+    check_adjoint,
+    pull,
+    solve_adjoint,
+    value_and_pull,
+)
 from invhyper.hypergradient.callback import implicit_layer
 from invhyper.problem import (
     Bilevel,
@@ -75,53 +82,52 @@ class Implicit(eqx.Module):
         throw: bool = True,
     ) -> Evaluation:
         theta = problem.lower.check(theta)
-        compute = self._on_host if problem.lower.host else self._compiled
-        evaluation, adjoint_tol = compute(problem, theta, warm, tol, throw)
+        compute = _on_host if problem.lower.host else _compiled
+        evaluation = compute(self, problem, theta, warm, tol, throw)
         if throw:
-            _raise_if_bad(evaluation, theta, tol, adjoint_tol)
+            _raise_if_bad(evaluation, theta, tol, adjoint_tol(self.linear_solver, tol))
         return evaluation
-
-    def _compiled(self, problem, theta, warm, tol, throw):
-        lower = problem.lower
-        start = restart(lower, theta, None if warm is None else warm.solution)
-        adjoint = None if warm is None else warm.adjoint
-        if adjoint is None:
-            adjoint = _zero_adjoint(lower, theta, start)
-        solution, value, gradient, adjoint, residual, margin, error = _evaluate(
-            self, problem, theta, start, adjoint, np.asarray(tol)
-        )
-        failed = has_failed(solution)
-        solution = sentence(lower, solution, tol)
-        if throw and failed:
-            raise NotConverged(solution.result)
-        error = None if error is None else float(error)
-        certificate = certify(solution, float(residual), float(margin), "", error)
-        gradient = tree.to_numpy(gradient)
-        return Evaluation(float(value), gradient, solution, adjoint, certificate), self.adjoint_tol(tol)
-
-    def _on_host(self, problem, theta, warm, tol, throw):
-        lower = problem.lower
-        start = None if warm is None else warm.solution
-        solution = lower.solve(theta, start=start, tol=tol, throw=throw)
-        value, (along_x, along_theta) = value_and_pull(problem.criterion, solution.x, theta)
-        if throw:
-            _check_value(value, theta)
-        linearisation = lower.linearise(solution, theta)
-        rhs = linearisation.P_transpose(along_x)
-        guess = None if warm is None else warm.adjoint
-        z, residual = solve_adjoint(linearisation, rhs, self.linear_solver, guess, tol, host=True)
-        gradient = tree.subtract(along_theta, linearisation.B_transpose(z))
-        error = _host_error(linearisation, solution, rhs, z, gradient, problem.criterion, theta, self.estimate)
-        certificate = certify(solution, residual, linearisation.margin, linearisation.margin_of, error)
-        return Evaluation(float(value), gradient, solution, z, certificate), self.adjoint_tol(tol)
-
-    def adjoint_tol(self, tol):
-        """What the adjoint residual is held to; the certificate shows what a truncated series leaves."""
-        return np.inf if isinstance(self.linear_solver, linear_solvers.Neumann) else max(10 * tol, 1e-11)
 
     def layer(self, lower: LowerLevel, tol: float = 1e-8):
         """theta -> x*(theta) with this derivative, for use inside other JAX code."""
         return implicit_layer(lower, self, tol)
+
+
+# Functions, not methods: an equinox module wraps a bound method anew at every look-up, which small problems feel.
+def _compiled(method, problem, theta, warm, tol, throw):
+    lower = problem.lower
+    start = restart(lower, theta, None if warm is None else warm.solution)
+    adjoint = None if warm is None else warm.adjoint
+    if adjoint is None:
+        adjoint = _zero_adjoint(lower, theta, start)
+    solution, value, gradient, adjoint, residual, margin, error = _evaluate(
+        method, problem, theta, start, adjoint, np.asarray(tol)
+    )
+    failed = has_failed(solution)
+    solution = sentence(lower, solution, tol)
+    if throw and failed:
+        raise NotConverged(solution.result)
+    error = None if error is None else float(error)
+    certificate = certify(solution, float(residual), float(margin), "", error)
+    gradient = tree.to_numpy(gradient)
+    return Evaluation(float(value), gradient, solution, adjoint, certificate)
+
+
+def _on_host(method, problem, theta, warm, tol, throw):
+    lower = problem.lower
+    start = None if warm is None else warm.solution
+    solution = lower.solve(theta, start=start, tol=tol, throw=throw)
+    value, (along_x, along_theta) = value_and_pull(problem.criterion, solution.x, theta)
+    if throw:
+        _check_value(value, theta)
+    linearisation = lower.linearise(solution, theta)
+    rhs = linearisation.P_transpose(along_x)
+    guess = None if warm is None else warm.adjoint
+    z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, guess, tol, host=True)
+    gradient = tree.subtract(along_theta, linearisation.B_transpose(z))
+    error = _host_error(linearisation, solution, rhs, z, gradient, problem.criterion, theta, method.estimate)
+    certificate = certify(solution, residual, linearisation.margin, linearisation.margin_of, error)
+    return Evaluation(float(value), gradient, solution, z, certificate)
 
 
 @eqx.filter_jit
@@ -217,7 +223,7 @@ def _check_value(value: float, theta):
         raise ValueError(f"the criterion is {value} at theta = {theta}: check its data")
 
 
-def _raise_if_bad(evaluation: Evaluation, theta, tol: float, adjoint_tol: float):
+def _raise_if_bad(evaluation: Evaluation, theta, tol: float, most: float):
     certificate = evaluation.certificate
     if not certificate.lower_residual <= tol:
         raise NotConverged(evaluation.solution.result)
@@ -227,4 +233,4 @@ def _raise_if_bad(evaluation: Evaluation, theta, tol: float, adjoint_tol: float)
             raise NotConverged(
                 f"the gradient in {path!r} is not finite at theta = {theta}: A is singular on the stratum"
             )
-    check_adjoint(certificate.adjoint_residual, adjoint_tol)
+    check_adjoint(certificate.adjoint_residual, most)
