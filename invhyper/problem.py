@@ -202,6 +202,8 @@ def check_theta(lower: LowerLevel, theta: PyTree) -> PyTree:
         missing = [key for key in lower.keys if key not in theta]
         if missing:
             raise ValueError(f"theta lacks {_listed(missing)}: {name} wants {_listed(lower.keys)}")
+    if lower.keys is not None:
+        theta = {key: np.asarray(v) if isinstance(v, list | tuple) else v for key, v in theta.items()}
     names = tree.paths(theta)
     leaves, structure = jax.tree.flatten(theta)
     checked = [_number(leaf, path) for leaf, path in zip(leaves, names, strict=True)]

@@ -363,3 +363,11 @@ def test_not_finite_inside_a_compiled_call_is_a_sentence():
     with pytest.raises(jax.errors.JaxRuntimeError, match="A or y holds NaN or infinity"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         jax.block_until_ready(solve(jnp.array([1.0, jnp.nan, 0.0])))
+
+
+def test_a_start_that_is_not_finite_is_not_used():
+    A, y, _, _ = zoo.sparse_regression(40, 60)
+    lower, theta = ih.BPDN(A, y), {"weight": 0.2 * ih.weight_max(A, y)}
+    cold = ih.solve(lower, theta)
+    warm = ih.solve(lower, theta, start=ih.Solution(np.full(60, np.nan)))
+    np.testing.assert_allclose(warm.x, cold.x, rtol=1e-12)

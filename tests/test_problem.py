@@ -59,3 +59,8 @@ def test_direct_dependence_on_theta_is_counted(lower):
     problem = ih.Bilevel(lower, lambda x, theta: jnp.sum(x) + theta["l2"] ** 2)
     gradient = ih.Implicit()(problem, {"l2": 1.0}).gradient["l2"]
     assert gradient == pytest.approx(-3 / 4 + 2, rel=1e-13)
+
+
+def test_a_list_is_an_array(lower):
+    problem = ih.Bilevel(lower, ih.Truth(np.ones(3)))
+    assert problem.value({"l2": [1.0, 2.0, 3.0]}) == problem.value({"l2": np.array([1.0, 2.0, 3.0])})

@@ -163,6 +163,8 @@ def solve(lower: L1Regression, theta, start: Solution | None, tol: float, throw:
     l1, l2 = _weights(lower, theta, design)
     p = design.shape[1]
     guess = None if start is None else np.asarray(start.x, float)[:p]
+    if guess is not None and not np.all(np.isfinite(guess)):
+        guess = None
     search = ActiveSet(design, lower.y, l1, l2, guess, None if memo is None else memo.found)
     found = search.run()
     refuse_ties(search.gram, found)
