@@ -56,7 +56,7 @@ class LBFGSB(Search):
                 return _wall(u, objective.best)
             in_a_row = 0
             points.append(point)
-            if objective.stationary(point):
+            if point.value <= objective.best.value and objective.stationary(point):  # not on a plateau above the best
                 raise Ended(objective.stationary_sentence(point))
             return point.value, point.slope
 
