@@ -66,7 +66,7 @@ def save(figure: Figure, path: str | Path, dpi: float = 200) -> Path:
 
 
 def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
-    """How a search went: F and its best so far above; slope, residuals and tolerance on a log scale below.
+    """How a search went: F above its best; slope, residuals and tolerance below.
 
     **Arguments**: `report`: a `Report`; `axes`: two axes, or None for a new figure. Raises ValueError for an empty
     history.
@@ -89,12 +89,17 @@ def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
     k = np.array([step.k for step in steps])
     value = np.array([step.value for step in steps])
     best = int(np.nanargmin(value))
+    excess = value - value[best]
+    positive = np.where(excess > 0, excess, np.nan)
+    size = float(np.clip(160 / k.size, 2.0, 4.5))
     with mpl.rc_context(STYLE):
-        above.plot(k, value, "o", ms=4.5, color=BLUE, label="evaluated")
-        above.step(k, np.fmin.accumulate(value), where="post", color=BLUE, lw=1.2, alpha=0.55, label="best so far")
-        _star(above, k[best], value[best], f"best: {value[best]:.6g}")
-        _clip_to_bulk(above, value)
-        above.set(ylabel="criterion F", title="Descent")
+        above.plot(k, positive, "o", ms=size, color=BLUE, label="evaluated")
+        so_far = np.fmin.accumulate(excess)
+        so_far = np.where(so_far > 0, so_far, np.nan)
+        above.step(k, so_far, where="post", color=BLUE, lw=1.2, alpha=0.55, label="best so far")
+        foot = above.get_xaxis_transform()
+        _star(above, k[best], 0.0, f"best: F = {value[best]:.6g}", transform=foot)
+        above.set(yscale="log", ylabel="F above its best")
         above.legend(loc="upper right")
         for name, label, colour, form in (
             ("gradient_norm", "slope", VERMILION, "o-"),
@@ -104,23 +109,29 @@ def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
         ):
             series = np.array([getattr(step, name) for step in steps], float)
             if np.any(series > 0):
-                below.plot(k, np.where(series > 0, series, np.nan), form, ms=4, lw=1.3, color=colour, label=label)
+                below.plot(k, np.where(series > 0, series, np.nan), form, ms=size, lw=1.1, color=colour, label=label)
         kinks = [step.k for step in steps if step.kink]
         if kinks:
-            below.plot(
-                kinks,
-                np.full(len(kinks), 0.97),
-                "x",
-                color="black",
-                transform=below.get_xaxis_transform(),
-                label="kink",
-            )
+            foot = below.get_xaxis_transform()
+            below.plot(kinks, np.full(len(kinks), 0.97), "|", color="black", ms=8, transform=foot, label="kink")
         below.set(yscale="log", xlabel="outer step", ylabel="size")
-        below.yaxis.set_major_locator(LogLocator(numticks=8))
-        below.yaxis.set_minor_formatter(NullFormatter())
+        for axes in (above, below):
+            axes.yaxis.set_major_locator(LogLocator(numticks=8))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, columnspacing=1.2, handlelength=1.4)
     return above.figure
+
+
+def improving(path: ArrayLike) -> np.ndarray:
+    """The rows of a path (steps, weights + 1) whose F, the last column, is below all before: what a search kept.
+
+    >>> improving(np.array([[1.0, 5.0], [2.0, 7.0], [3.0, 4.0]])).tolist()
+    [[1.0, 5.0], [3.0, 4.0]]
+    """
+    path = np.asarray(path, float)
+    before = np.r_[np.inf, np.fmin.accumulate(path[:, -1])[:-1]]
+    return path[path[:, -1] < before]
 
 
 def criterion(
@@ -198,16 +209,17 @@ def _map(axes, grids, values, path, optimum, label, colour):
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
     if path is not None:
-        halo = dict(color="white", lw=3.2, solid_capstyle="round")
-        axes.plot(path[0], path[1], **halo)
-        axes.plot(path[0], path[1], "o-", color=VERMILION, ms=4.5, mec="white", mew=0.8, lw=1.5, label="search path")
+        kept = improving(path.T).T
+        axes.plot(path[0], path[1], "o", ms=3, mfc="white", mec="none", alpha=0.7, label="evaluated")
+        axes.plot(kept[0], kept[1], color="white", lw=3.2, solid_capstyle="round")
+        axes.plot(kept[0], kept[1], "o-", color=VERMILION, ms=4.5, mec="white", mew=0.8, lw=1.5, label="search path")
         axes.plot(path[0][0], path[1][0], "D", color="black", mec="white", mew=1.0, ms=7, label="start", zorder=6)
     _star(axes, *optimum[:2], f"best: {label} = {optimum[-1]:.5g}")
     _scale(axes.set_xscale, x)
     _scale(axes.set_yscale, y)
     axes.grid(False)
     axes.set(xlabel=across, ylabel=up, xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
 
 
 def coefficients(
@@ -301,21 +313,14 @@ def _counted(label, vector):
     return f"{label} ({nonzero} of {vector.size} nonzero)" if nonzero < vector.size else label
 
 
-def _star(axes, x, y, label):
-    axes.plot([x], [y], "*", ms=15, color=ORANGE, mec="black", mew=0.8, zorder=7, label=label, clip_on=False)
+def _star(axes, x, y, label, **place):
+    axes.plot([x], [y], "*", ms=14, color=ORANGE, mec="black", mew=0.8, zorder=7, label=label, clip_on=False, **place)
 
 
 def _scale(set_scale, grid):
     """A log axis where the grid spans more than a factor of thirty."""
     if np.min(grid) > 0 and np.max(grid) / np.min(grid) > 30:
         set_scale("log")
-
-
-def _clip_to_bulk(axes, value):
-    """A first step far above the rest must not flatten the part that matters: log scale where that helps."""
-    finite = value[np.isfinite(value)]
-    if finite.min() > 0 and finite.max() / finite.min() > 30:
-        axes.set_yscale("log")
 
 
 def _history(report, names):

@@ -89,7 +89,7 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
         "sklearn_theta": their_theta,
         "best_on_map": float(np.nanmin(values)),
         "ends": [each.value for each in reports],
-        "paths": [np.array([[s.theta["l1"], s.theta["l2"]] for s in each.history]) for each in reports],
+        "paths": [np.array([[s.theta["l1"], s.theta["l2"], s.value] for s in each.history]) for each in reports],
         "grid": grid,
         "values": values,
         "names": rows.names,
