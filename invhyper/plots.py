@@ -100,7 +100,7 @@ def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
         foot = above.get_xaxis_transform()
         _star(above, k[best], 0.0, f"best: F = {value[best]:.6g}", transform=foot)
         above.set(yscale="log", ylabel="F above its best")
-        above.legend(loc="upper right")
+        above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         for name, label, colour, form in (
             ("gradient_norm", "slope", VERMILION, "o-"),
             ("lower_residual", "lower residual", GREEN, "s-"),
@@ -210,7 +210,7 @@ def _map(axes, grids, values, path, optimum, label, colour):
     bar.outline.set_visible(False)
     if path is not None:
         kept = improving(path.T).T
-        axes.plot(path[0], path[1], "o", ms=3, mfc="white", mec="none", alpha=0.7, label="evaluated")
+        axes.plot(path[0], path[1], "o", ms=3, mfc="white", mec="none", alpha=0.7)
         axes.plot(kept[0], kept[1], color="white", lw=3.2, solid_capstyle="round")
         axes.plot(kept[0], kept[1], "o-", color=VERMILION, ms=4.5, mec="white", mew=0.8, lw=1.5, label="search path")
         axes.plot(path[0][0], path[1][0], "D", color="black", mec="white", mew=1.0, ms=7, label="start", zorder=6)
@@ -219,7 +219,7 @@ def _map(axes, grids, values, path, optimum, label, colour):
     _scale(axes.set_yscale, y)
     axes.grid(False)
     axes.set(xlabel=across, ylabel=up, xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
 
 
 def coefficients(
@@ -271,7 +271,7 @@ def images(
 ) -> Figure:
     """Grey-level images side by side on one scale.
 
-    **Arguments**: `panels`: {title: image (rows, columns)}; `limits`: black and white levels (None: the range of the
+    **Arguments**: `panels`: {title: image (rows, columns)}, a second line of the title goes below; `limits`: black and white levels (None: the range of the
     first image).
 
     >>> import numpy as np, invhyper as ih
@@ -288,8 +288,11 @@ def images(
     with mpl.rc_context(STYLE):
         for place, (title, image) in zip(axes, pictures.items(), strict=True):
             place.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            place.set_axis_off()
-            place.set_title(title, fontsize=10, fontweight="normal", loc="center")
+            place.set(xticks=[], yticks=[])
+            place.spines[:].set_visible(False)
+            name, _, note = title.partition("\n")
+            place.set_title(name, fontsize=10, loc="center")
+            place.set_xlabel(note)
     return axes[0].figure
 
 

@@ -68,7 +68,7 @@ def test_a_map_has_its_path_start_and_optimum():
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("l1", "l2")
     assert line(axes, "start").get_xydata().tolist() == [[10.0, 0.1]]
-    assert line(axes, "evaluated").get_xdata().tolist() == [10.0, 10**0.75, 10**0.5]
+    assert [10.0, 10**0.75, 10**0.5] in [each.get_xdata().tolist() for each in axes.lines], "all that was evaluated"
     assert line(axes, "search path").get_xdata().tolist() == [10.0, 10**0.75]
     assert len(figure.axes) == 2, "a colour bar"
 

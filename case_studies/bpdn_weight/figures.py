@@ -25,12 +25,11 @@ def criterion_curves(report: Report):
     plots.criterion({"weight": found["grid"]}, found["held_out_curve"], report, axes=above, label="held-out error")
     plots.criterion({"weight": found["grid"]}, found["truth_curve"], axes=below, label="error against the truth",
                     colour=plots.GREEN, path=found["oracle_path"])  # fmt: skip
-    above.axhline(found["noise_floor"], color=plots.GREY, ls="--", lw=1.2, label="noise variance: the floor")
-    for axes in (above, below):
-        axes.set_yscale("log")
+    for axes, curve in ((above, found["held_out_curve"]), (below, found["truth_curve"])):
+        axes.set_ylim(0.9 * curve.min(), 2.0 * curve.min())
         axes.axvline(found["held_out_weight"], color=plots.BLUE, lw=1.0, alpha=0.5)
         axes.axvline(found["oracle_weight"], color=plots.GREEN, lw=1.0, alpha=0.5)
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper center", frameon=False, fontsize=9)
     above.set_xlabel("")
     return figure
 
@@ -48,7 +47,7 @@ def coefficients(report: Report):
         np.arange(order.size), sign * found["coefficients"][order], color="black", lw=1.2, label="truth", zorder=1
     )
     axes.set(xlabel="the 80 largest DCT coefficients, by size", ylabel="coefficient (sign of the truth)")
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     return figure
 
 

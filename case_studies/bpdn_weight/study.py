@@ -8,8 +8,8 @@ import scipy.fft
 
 import invhyper as ih
 
-CORNER, WIDTH = (60, 170), 128  # the photographer's head, in a picture of 512 x 512
-NOISE = 0.05  # standard deviation, relative to that of the measurements
+CORNER, WIDTH = (54, 164), 144  # the photographer's head, in a picture of 512 x 512
+NOISE = 0.2  # standard deviation, relative to that of the measurements
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Camera:
 
 
 def camera(side: int, measurements: int, seed: int) -> Camera:
-    """A single-pixel camera: random +-1 masks, `side` x `side` pixels, noise of 5 %."""
+    """A single-pixel camera: random +-1 masks, `side` x `side` pixels, noise of 20 %."""
     try:
         from skimage import data
     except ModuleNotFoundError:
@@ -59,18 +59,18 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     **Arguments**: `quick`: 24 x 24 pixels for 48 x 48; `seed`: of the masks and the noise; `watch`: as in `tune`.
     The report is that of the search on held-out measurements; the other is in the findings.
     """
-    side, points = (32, 25) if quick else (64, 41)
-    measurements = side**2 // 2
+    side, points = (24, 25) if quick else (48, 37)
+    measurements = 3 * side**2 // 5
     held = measurements // 6
     scene = camera(side, measurements, seed)
     lower = ih.BPDN(scene.A[held:], scene.y[held:])
     by_held_out = ih.Bilevel(lower, ih.HeldOut(scene.A[:held], scene.y[:held]))
     by_truth = ih.Bilevel(lower, ih.Truth(scene.truth))
     top = float(ih.weight_max(scene.A[held:], scene.y[held:]))
-    weight = ih.Parameters(weight=ih.log(top / 10, top / 1000, top))
+    weight = ih.Parameters(weight=ih.log(top / 10, top / 200, top))
     report, oracle = (ih.tune(problem, weight, watch=watch, seed=seed) for problem in (by_held_out, by_truth))
 
-    grid = np.geomspace(top / 1000, top, points)[::-1]
+    grid = np.geomspace(top / 200, top / 3, points)[::-1]
     held_out, truth = curves(lower, by_held_out.criterion, by_truth.criterion, grid)
     start = ih.solve(lower, {"weight": top / 10}).x
     pictures = {

@@ -28,7 +28,7 @@ def shared_curve(report: Report):
     axes.set(
         xlabel="shared weight decay l2", ylabel="validation loss (odd rows)", ylim=(0.9 * found["each_loss"], None)
     )
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
     return figure
 
 
@@ -47,7 +47,7 @@ def coefficients(report: Report):
     below.set(yscale="log", ylabel="weight decay l2")
     below.grid(axis="x", visible=False)
     below.tick_params(axis="x", labelrotation=90, labelsize=8)
-    below.legend(loc="upper right")
+    below.legend(loc="upper right", frameon=False, fontsize=9)
     return figure
 
 
@@ -60,13 +60,14 @@ def fresh_rows(report: Report):
     colours = (plots.BLUE, plots.VERMILION, plots.SKY, plots.ORANGE)
     for column, (axes, title) in enumerate(zip(grid[0], titles, strict=True)):
         losses = repeats[:, :, column]
-        for pair in (slice(0, 2), slice(2, 4)):
-            axes.plot(np.arange(4)[pair], losses[:, pair].T, color="#C4C9D0", lw=0.8, zorder=1)
-        for way, colour in enumerate(colours):
+        ways = len(found["ways"])
+        for pair in (slice(0, 2), slice(2, 4))[: ways // 2]:
+            axes.plot(np.arange(ways)[pair], losses[:, pair].T, color="#C4C9D0", lw=0.8, zorder=1)
+        for way, colour in enumerate(colours[:ways]):
             axes.plot(np.full(len(losses), way), losses[:, way], "o", color=colour, ms=5, alpha=0.8)
             axes.plot([way - 0.22, way + 0.22], [losses[:, way].mean()] * 2, color="black", lw=2.2, zorder=4)
-        axes.set_xticks(range(4), [way.replace(", ", "\n") for way in found["ways"]], fontsize=9)
-        axes.set(title=title, yscale="log", xlim=(-0.5, 3.5))
+        axes.set_xticks(range(ways), [way.replace(", ", "\n") for way in found["ways"]], fontsize=9)
+        axes.set(title=title, yscale="log", xlim=(-0.5, ways - 0.5))
         axes.grid(axis="x", visible=False)
     grid[0, 0].set_ylabel("mean log-loss (bar: mean over the splits)")
     return figure
