@@ -271,8 +271,8 @@ def images(
 ) -> Figure:
     """Grey-level images side by side on one scale.
 
-    **Arguments**: `panels`: {title: image (rows, columns)}, a second line of the title goes below; `limits`: black and white levels (None: the range of the
-    first image).
+    **Arguments**: `panels`: {title: image (rows, columns)}, the second line of a title goes below its image; `limits`:
+    black and white levels (None: the range of the first image). Raises ValueError if there is no image.
 
     >>> import numpy as np, invhyper as ih
     >>> len(ih.plots.images({"flat": np.zeros((2, 2)), "chess": np.eye(2)}, limits=(0, 1)).axes)

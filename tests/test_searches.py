@@ -127,3 +127,18 @@ def test_issue_snippet(name, tmp_path, monkeypatch):
     assert report.value < evaluation.value == pytest.approx(problem.value({"l1": 0.1, "l2": 0.01}))
     again = ih.Report.load("runs/mine")
     assert again.value == report.value and again.message == report.message
+
+
+def test_a_plateau_above_the_best_does_not_end_the_search():
+    """At the largest useful weight the solution is zero and F is flat; a line search that lands there comes back."""
+    rng = np.random.default_rng(0)
+    A, A_val = rng.standard_normal((40, 10)), rng.standard_normal((30, 10))
+    truth = np.r_[3.0, -2.0, 1.0, np.zeros(7)]
+    y, y_val = A @ truth + rng.standard_normal(40), A_val @ truth + rng.standard_normal(30)
+    problem = ih.Bilevel(ih.ElasticNet(A, y), ih.HeldOut(A_val, y_val))
+    top = float(ih.weight_max(A, y))
+    weights = ih.Parameters(l1=ih.log(0.002 * top, 1e-6 * top, 2 * top), l2=ih.log(5.0, 1e-3, 1e3))
+    report = ih.tune(problem, weights, search=ih.LBFGSB())
+    assert max(step.value for step in report.history) > 5 * report.value, "it did jump"
+    l1, l2 = np.meshgrid(np.geomspace(1e-3, 1, 41) * top, np.geomspace(1e-3, 1e2, 31), indexing="ij")
+    assert report.value <= ih.sweep(problem, {"l1": l1, "l2": l2})[0].min() + 1e-9
