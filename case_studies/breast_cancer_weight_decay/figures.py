@@ -47,7 +47,7 @@ def coefficients(report: Report):
     below.set(yscale="log", ylabel="weight decay l2")
     below.grid(axis="x", visible=False)
     below.tick_params(axis="x", labelrotation=90, labelsize=8)
-    below.legend(loc="upper right", frameon=False, fontsize=9)
+    below.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9)
     return figure
 
 

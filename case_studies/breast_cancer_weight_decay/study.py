@@ -134,7 +134,8 @@ def summary(found: dict) -> list[str]:
         f"even rows fitted, odd rows validate: one weight {found['shared_loss']:.10f} at l2 ="
         f" {found['shared_weight']:.7g} ({found['shared_solves']} solves),"
         f" thirty weights {found['each_loss']:.8f} ({found['each_solves']} solves)",
-        f"one weight by scikit-learn's grid search of 30 fits: {found['sklearn_loss']:.10f} at l2 = {found['sklearn_weight']:.5g}",
+        f"one weight by scikit-learn's grid search of 30 fits: {found['sklearn_loss']:.10f} at l2 ="
+        f" {found['sklearn_weight']:.5g}",
         f"{found['switched_off']} of 30 features are all but switched off (|coefficient| < 0.01)",
         f"{'mean over ' + str(found['splits']) + ' random splits':34}{'loss minimised':>16}{'test loss':>12}",
     ]

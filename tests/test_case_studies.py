@@ -1,0 +1,134 @@
+"""The case studies, run small by the command line: figures against expected.json, known answers, and the files they leave."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import ElasticNet
+
+import invhyper as ih
+from invhyper import cli
+
+STUDIES = ("diabetes_elastic_net", "bpdn_weight", "breast_cancer_weight_decay")
+PICTURES = {"bpdn_weight": {"pictures.png"}, "breast_cancer_weight_decay": {"fresh_rows.png"}}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """study name -> its report, run once with --quick, from a folder that is not the checkout."""
+    home, done = tmp_path_factory.mktemp("elsewhere"), {}
+
+    def report(name: str) -> ih.Report:
+        if name == "bpdn_weight":
+            pytest.importorskip("skimage")
+        if name not in done:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(home)
+                assert cli.main(["run", name, "--quick"]) == 0
+            done[name] = home / "runs" / name
+        return ih.Report.load(done[name])
+
+    report.home = home
+    return report
+
+
+def expected(name: str, version: str) -> dict:
+    return json.loads((cli.studies()[name] / "expected.json").read_text())[version]
+
+
+def compare(found: dict, wanted: dict):
+    off = {
+        key: (found[key], want["value"])
+        for key, want in wanted.items()
+        if not abs(found[key] - want["value"]) <= want.get("rtol", 0.0) * abs(want["value"]) + want.get("atol", 0.0)
+    }
+    assert off == {}, "found, expected"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_quick_run_finds_what_is_expected(quick, name):
+    compare(quick(name).findings, expected(name, "quick"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_full_run_finds_what_is_expected(name):
+    study = cli._load(cli.studies()[name], "study")
+    compare(study.run().findings, expected(name, "full"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_files_of_a_run(quick, name):
+    report, folder = quick(name), quick.home / "runs" / name
+    figures = {"descent.png", "criterion.png", "coefficients.png"} | PICTURES.get(name, set())
+    assert {path.name for path in folder.iterdir()} == figures | {"report.json", "arrays.npz"}
+    for figure in figures:
+        assert (folder / figure).stat().st_size > 10_000
+    assert report.findings["summary"] and report.provenance["seed"] == 0
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_figures_are_drawn_from_the_saved_report_alone(quick, name, tmp_path):
+    drawn = cli._load(cli.studies()[name], "figures").draw(quick(name), tmp_path)
+    assert sorted(drawn) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_says_what_it_is(name):
+    folder = cli.studies()[name]
+    text = (folder / "README.md").read_text()
+    assert f"invhyper run {name}" in text and "## What to see" in text and "## Sources" in text
+    assert set(expected(name, "quick")) <= set(expected(name, "full"))
+
+
+def test_diabetes_loss_is_what_scikit_learn_computes_at_these_weights(quick):
+    report = quick("diabetes_elastic_net")
+    rows = cli._load(cli.studies()["diabetes_elastic_net"], "study").split(0)
+    weights = ih.to_sklearn(report.theta, len(rows.y))
+    model = ElasticNet(**weights, fit_intercept=False, tol=1e-12, max_iter=1_000_000)
+    loss = np.mean((model.fit(rows.A, rows.y).predict(rows.A_val) - rows.y_val) ** 2)
+    assert report.value == pytest.approx(loss, rel=1e-7)
+    assert report.value < report.findings["sklearn_validation_loss"]
+    assert report.value < report.findings["best_on_map"]
+
+
+def test_diabetes_columns_are_standardised_by_the_fitted_rows():
+    rows = cli._load(cli.studies()["diabetes_elastic_net"], "study").split(4)
+    assert rows.A.shape == (295, 64) and rows.A_val.shape == (147, 64) and len(set(rows.names)) == 64
+    np.testing.assert_allclose(rows.A.mean(axis=0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(rows.A.std(axis=0), 1.0, atol=1e-12)
+    assert np.linalg.matrix_rank(rows.A) == 64
+
+
+def test_bpdn_measures_mask_sums_of_the_image():
+    pytest.importorskip("skimage")
+    study = cli._load(cli.studies()["bpdn_weight"], "study")
+    scene = study.camera(18, 60, seed=0)
+    masks = np.random.default_rng(0).choice([-1.0, 1.0], (60, 18, 18)) / np.sqrt(60)
+    sums = np.sum(masks * (scene.image - scene.mean), axis=(1, 2))
+    np.testing.assert_allclose(scene.A @ scene.truth, sums, atol=1e-12)
+    np.testing.assert_allclose(scene.picture(scene.truth), scene.image, atol=1e-12)
+
+
+def test_bpdn_knows_the_best_of_its_curves(quick):
+    found = quick("bpdn_weight").findings
+    assert found["held_out_loss"] <= found["held_out_curve"].min() * (1 + 1e-9)
+    assert found["oracle_loss"] <= found["truth_curve"].min() * (1 + 1e-9)
+    assert found["oracle_psnr"] >= found["held_out_psnr"] > found["start_psnr"]
+
+
+def test_bpdn_without_scikit_image_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert cli.main(["run", "bpdn_weight", "--quick"]) == 2
+    assert "pip install 'invhyper[imaging]'" in capsys.readouterr().err
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_breast_cancer_shared_weight_is_the_known_one(quick):
+    found = quick("breast_cancer_weight_decay").findings
+    assert found["shared_weight"] == pytest.approx(0.0060869560, rel=1e-5)
+    assert found["shared_loss"] == pytest.approx(0.10807402131945, rel=1e-10)
+    assert found["each_loss"] < 0.7 * found["shared_loss"]
