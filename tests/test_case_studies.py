@@ -1,4 +1,4 @@
-"""The case studies, run small by the command line: figures against expected.json, known answers, and the files they leave."""
+"""The case studies, run small from the command line: expected figures, known answers, and the files they leave."""
 
 import json
 import sys

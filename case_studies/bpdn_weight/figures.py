@@ -29,7 +29,7 @@ def criterion_curves(report: Report):
         axes.set_ylim(0.9 * curve.min(), 2.0 * curve.min())
         axes.axvline(found["held_out_weight"], color=plots.BLUE, lw=1.0, alpha=0.5)
         axes.axvline(found["oracle_weight"], color=plots.GREEN, lw=1.0, alpha=0.5)
-        axes.legend(loc="upper center", frameon=False, fontsize=9)
+        axes.legend(loc="lower right", frameon=False, fontsize=9)
     above.set_xlabel("")
     return figure
 

@@ -69,5 +69,7 @@ def fresh_rows(report: Report):
         axes.set_xticks(range(ways), [way.replace(", ", "\n") for way in found["ways"]], fontsize=9)
         axes.set(title=title, yscale="log", xlim=(-0.5, ways - 0.5))
         axes.grid(axis="x", visible=False)
+    ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    grid[0, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     grid[0, 0].set_ylabel("mean log-loss (bar: mean over the splits)")
     return figure
