@@ -22,6 +22,10 @@ from invhyper import tree
 
 CONVERGED, ABOVE_TOLERANCE, NOT_FINITE, INDEFINITE = 0, 1, 2, 3
 
+# equinox builds a Module around a method each time it is looked up (50 us), which a solve of half a millisecond
+# notices: the classes of the spine look their methods up as any object does.
+PLAIN_LOOKUP = object.__getattribute__
+
 
 class NotConverged(RuntimeError):
     """The lower level or the adjoint stopped short of its tolerance; the message says by how much and what to do."""
@@ -32,6 +36,8 @@ class Solution(eqx.Module):
     spent, `result` (a sentence; an integer code inside traced code) and `memo` (stratum, duals, factor: opaque,
     reused).
     """
+
+    __getattribute__ = PLAIN_LOOKUP
 
     x: PyTree
     error: Any = 0.0
@@ -123,6 +129,8 @@ class LowerLevel(eqx.Module):
     tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level), `loss` (the loss of `HeldOut`
     that belongs to this model; None: squared).
     """
+
+    __getattribute__ = PLAIN_LOOKUP
 
     host: ClassVar[bool] = False
     keys: ClassVar[tuple[str, ...] | None] = None
@@ -280,6 +288,8 @@ class Bilevel(eqx.Module):
     >>> problem.value({"l2": 1.0})
     0.25
     """
+
+    __getattribute__ = PLAIN_LOOKUP
 
     lower: LowerLevel
     criterion: Callable

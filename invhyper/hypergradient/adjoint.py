@@ -75,10 +75,14 @@ def pull(criterion, x: PyTree, theta: PyTree):
     return value, pullback(jnp.ones_like(value))
 
 
+_pull_arrays = jax.jit(pull)
 _pull_compiled = eqx.filter_jit(pull)
 
 
 def value_and_pull(criterion, x: PyTree, theta: PyTree):
     """C, (grad_x C, grad_theta C) at NumPy leaves, NumPy out."""
-    value, gradients = _pull_compiled(criterion, x, theta)
+    held = jax.tree.leaves(criterion)
+    # A criterion that holds arrays alone needs no sorting into traced and static parts at every call.
+    run = _pull_arrays if all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in held) else _pull_compiled
+    value, gradients = run(criterion, x, theta)
     return float(value), jax.tree.map(np.asarray, gradients)

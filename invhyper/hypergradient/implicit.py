@@ -23,6 +23,7 @@ from invhyper.hypergradient.adjoint import (
 )
 from invhyper.hypergradient.callback import implicit_layer
 from invhyper.problem import (
+    PLAIN_LOOKUP,
     Bilevel,
     Certificate,
     Evaluation,
@@ -61,6 +62,7 @@ class Implicit(eqx.Module):
     Bengio (2000), doi:10.1162/089976600300015187; on strata: Bertrand et al. (2022), jmlr.org/papers/v23/21-0486.
     """
 
+    __getattribute__ = PLAIN_LOOKUP
     linear_solver: Any = None
     estimate: bool = False
 
