@@ -52,7 +52,18 @@ SOLVERS = {
     "Neumann": lambda: ih.Neumann(400),
 }
 MATRIX = Sparse.from_scipy(scipy.sparse.random_array((7, 5), density=0.4, rng=np.random.default_rng(1)))
-OPERATORS = {"Sparse": MATRIX, "Transposed": MATRIX.T}
+KERNEL = np.random.default_rng(2).standard_normal((3, 4))
+OPERATORS = {
+    "Sparse": MATRIX,
+    "Transposed": MATRIX.T,
+    "Differences": ih.Differences((6, 5)),
+    "Blur": ih.Blur(KERNEL, shape=(6, 5), boundary="neumann"),
+    "Mask": ih.Mask(np.random.default_rng(3).random((6, 5)) > 0.3),
+    "Identity": ih.Identity((6, 5)),
+    "from_scipy": ih.from_scipy(MATRIX.to_scipy(), (5, 1), (7,)),
+    "from_functions": ih.from_functions(lambda x: np.roll(2 * x, 1), lambda y: 2 * np.roll(y, -1), (6, 5), (6, 5)),
+    "composition": ih.Blur(KERNEL[:1], shape=(6, 5), boundary="zero") @ ih.Mask(np.eye(6, 5, dtype=bool)),
+}
 
 
 def cone():
@@ -134,4 +145,5 @@ def test_no_class_without_its_law():
     assert public(ih.LowerLevel) - {"LowerLevel"} == {name.split()[0] for name in LOWER}
     assert public(home="hypergradient") == {name.split()[0] for name in HYPERGRADIENT}
     assert public(LinearSolver) == set(SOLVERS)
-    assert {thing for thing in dir(ih.operators) if inspect.isclass(getattr(ih.operators, thing))} <= set(OPERATORS)
+    operators = {thing for thing in dir(ih.operators) if inspect.isclass(getattr(ih.operators, thing))}
+    assert operators - {"Operator"} | public(home="operators") <= set(OPERATORS)
