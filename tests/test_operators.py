@@ -156,6 +156,14 @@ def test_derivative_in_the_width(boundary, widths):
         np.testing.assert_allclose(slope[entry], (ends[0] - ends[1]) / (2 * h), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("boundary", ["neumann", "periodic"])
+def test_derivative_of_the_symbol_in_the_width(boundary):
+    """The symbol is differentiable too: a solver by transforms has the width in it."""
+    symbol = lambda w: ih.Blur(width=w, shape=(4, 5), boundary=boundary).symbol(boundary)  # noqa: E731
+    slope = jax.jacfwd(symbol)(0.9)
+    np.testing.assert_allclose(slope, (symbol(0.9 + 1e-5) - symbol(0.9 - 1e-5)) / 2e-5, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_derivative_in_the_kernel(boundary):
     """A u is linear in the kernel: the derivative along dh is the blur by dh, even where h is even."""
@@ -313,6 +321,12 @@ REFUSED = {
         lambda: ih.from_scipy(ssl.LinearOperator((4, 4), matvec=np.cumsum, rmatvec=np.cumsum, dtype=float), (2, 2)),
         "fails the dot test",
     ),
+    "changes its argument": (
+        lambda: ih.from_functions(lambda u: np.multiply(u, 2.0, out=u), lambda v: 2.0 * v, (5,), (5,)),
+        "mv changes its argument in place",
+    ),
+    "complex": (lambda: ih.from_functions(np.fft.fft, np.fft.ifft, (4,), (4,)), "a product is complex"),
+    "complex matrix": (lambda: ih.from_scipy(1j * np.eye(4), (4,)), "complex operator"),
     "shape of a result": (lambda: ih.from_functions(np.diff, np.diff, (5,), (5,)), r"shape \(4,\), not \(5,\)"),
     "not finite": (lambda: ih.from_functions(lambda u: np.nan * u, np.array, (2,), (2,)), "not finite"),
 }

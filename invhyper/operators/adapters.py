@@ -33,6 +33,8 @@ def from_scipy(linear_operator, shape_in: tuple[int, ...], shape_out: tuple[int,
     >>> sums.mv(np.array([[1.0, 2.0], [3.0, 4.0]])).tolist(), sums.rmv(np.ones(1)).tolist()
     ([10.0], [[1.0, 1.0], [1.0, 1.0]])
     """
+    if getattr(linear_operator, "dtype", None) is not None and np.dtype(linear_operator.dtype).kind == "c":
+        raise ValueError("from_scipy was given a complex operator; give real and imaginary parts an axis of their own")
     if not isinstance(linear_operator, ssl.LinearOperator) and not scipy.sparse.issparse(linear_operator):
         linear_operator = np.asarray(linear_operator, dtype=float)
         if linear_operator.ndim != 2:

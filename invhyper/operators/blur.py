@@ -5,7 +5,6 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.fft
 import lineax as lx
 import numpy as np
 import scipy.fft
@@ -101,41 +100,59 @@ class Blur(Operator):
 
     def _convolve(self, x, adjoint: bool):
         host = isinstance(x, np.ndarray)
-        if self.boundary == "neumann" and (self.width is not None or (host and self._even())):
-            return self._cosine(x, host)
-        fft = scipy.fft if host else jnp.fft
-        grid = self._grid()
-        mirrored = self.boundary == "neumann" and not adjoint
-        spectrum = fft.rfftn(_mirror(x, np if host else jnp) if mirrored else x, s=grid)
-        for factor in self._transfer(grid, half=True):
-            factor = factor.conj() if adjoint else factor
+        if host and self.boundary == "neumann" and self.width is not None:
+            return self._cosine(x)
+        xp, fft = (np, scipy.fft) if host else (jnp, jnp.fft)
+        grid, margins = self._grid(), self._margins()
+        mirrors = self.boundary == "neumann"
+        if mirrors:
+            x = xp.pad(x, margins, mode="constant" if adjoint else "symmetric")
+        spectrum = fft.rfftn(x, s=grid)
+        for factor in self._transfer(grid, half=True, adjoint=adjoint):
             if host:
                 spectrum *= factor
             else:
                 spectrum = spectrum * factor
         full = fft.irfftn(spectrum, s=grid)
-        if self.boundary == "neumann" and adjoint:
-            full = _fold(full, self.shape_in)
-        return full[tuple(slice(n) for n in self.shape_in)].astype(x.dtype)
+        if mirrors and adjoint:
+            full = _fold(full, self.shape_in, margins, xp)
+        elif self.boundary != "periodic":
+            full = full[tuple(slice(b, b + n) for (b, _), n in zip(margins, self.shape_in, strict=True))]
+        return full.astype(x.dtype, copy=self.boundary == "zero")
 
-    def _cosine(self, x, host):
-        forward, back = (scipy.fft.dctn, scipy.fft.idctn) if host else (jax.scipy.fft.dctn, jax.scipy.fft.idctn)
-        spectrum = forward(x, norm="ortho")
+    def _cosine(self, x):
+        """The Gaussian under the mirrored boundary in NumPy (JAX's cosine transform is slower than its Fourier one)."""
+        spectrum = scipy.fft.dctn(x, norm="ortho")
         for factor in self._cosine_transfer():
-            spectrum = spectrum * factor
-        return back(spectrum, norm="ortho").astype(x.dtype)
+            spectrum *= factor
+        return scipy.fft.idctn(spectrum, norm="ortho", overwrite_x=True)
+
+    def _reach(self):
+        """The largest distance along each axis at which the kernel is not zero, at most n - 1."""
+        if self.width is None:
+            reach = [m // 2 for m in self.kernel.shape]
+        elif isinstance(self.width, np.ndarray):  # exp(-x^2 / 2) is 0.0 in double precision beyond x = 39
+            reach = np.broadcast_to(np.ceil(39 * self.width), len(self.shape_in))
+        else:
+            reach = self.shape_in
+        return [int(min(r, n - 1)) for r, n in zip(reach, self.shape_in, strict=True)]
+
+    def _margins(self):
+        """How many pixels beyond the border, at both ends of each axis, the convolution sees of the mirror image."""
+        if self.boundary != "neumann":
+            return [(0, 0)] * len(self.shape_in)
+        return [(r, r) if 2 * r < n else (0, n) for r, n in zip(self._reach(), self.shape_in, strict=True)]
 
     def _grid(self):
         """The periodic grid on which the convolution is done."""
         if self.boundary == "periodic":
             return self.shape_in
-        if self.boundary == "neumann":
-            return tuple(2 * n for n in self.shape_in)
-        reach = self.shape_in if self.width is not None else [m // 2 + 1 for m in self.kernel.shape]
-        sizes = zip(self.shape_in, reach, strict=True)
-        return tuple(scipy.fft.next_fast_len(n + min(r, n) - 1, real=True) for n, r in sizes)
+        reach = self._reach() if self.boundary == "zero" else [sum(margin) for margin in self._margins()]
+        sizes = [(n, n + r) for n, r in zip(self.shape_in, reach, strict=True)]
+        # an image and its whole mirror image have the period 2 n, which must be kept
+        return tuple(m if m == 2 * n else scipy.fft.next_fast_len(m, real=True) for n, m in sizes)
 
-    def _transfer(self, grid, half: bool):
+    def _transfer(self, grid, half: bool, adjoint: bool = False):
         """The transform of the kernel on the grid, as factors to multiply (half: the last axis of a real transform)."""
         if self.width is not None:
             axes = range(len(grid))
@@ -144,9 +161,10 @@ class Blur(Operator):
         if isinstance(self.kernel, np.ndarray):
             kernel, given = self.kernel, (self.kernel.tobytes(), self.kernel.shape, self.kernel.dtype.str)
             limits = self.shape_in if self.boundary == "zero" else None
-            return [_kernel_transfer(*given, grid, limits, half)]
+            return [_kernel_transfer(*given, grid, limits, half, adjoint)]
         kernel = _on_grid(self.kernel, grid, self.shape_in if self.boundary == "zero" else None, jnp)
-        return [jnp.fft.rfftn(kernel) if half else jnp.fft.fftn(kernel)]
+        transfer = jnp.fft.rfftn(kernel) if half else jnp.fft.fftn(kernel)
+        return [transfer.conj() if adjoint else transfer]
 
     def _gaussian(self, axis, size):
         """The real transform of the Gaussian along one axis, on a periodic grid of this size."""
@@ -168,7 +186,7 @@ class Blur(Operator):
 
     def _cosine_transfer(self):
         """The eigenvalues under the mirrored boundary, as factors to multiply."""
-        factors = self._transfer(self._grid(), half=True)
+        factors = self._transfer(tuple(2 * n for n in self.shape_in), half=True)
         if self.width is None:
             return [factor.real[tuple(slice(n) for n in self.shape_in)] for factor in factors]
         return [factor[:n] for factor, n in zip(factors, self.shape_in, strict=True)]
@@ -237,19 +255,14 @@ def _along(values, axis, ndim):
     return values.reshape((-1,) + (1,) * (ndim - axis - 1))
 
 
-def _mirror(x, xp):
-    """The image and its mirror image, along each axis: period 2 n."""
-    for axis in range(x.ndim):
-        x = xp.concatenate([x, xp.flip(x, axis)], axis)
-    return x
-
-
-def _fold(x, shape):
-    """The adjoint of `_mirror`."""
-    for axis, n in enumerate(shape):
-        low = (slice(None),) * axis + (slice(n),)
-        high = (slice(None),) * axis + (slice(n, None),)
-        x = x[low] + x[high][(slice(None),) * axis + (slice(None, None, -1),)]
+def _fold(x, shape, margins, xp):
+    """The adjoint of the mirror image in the margins: what stands there is added where it came from."""
+    for axis, (n, (before, after)) in enumerate(zip(shape, margins, strict=True)):
+        ahead, image, behind = xp.split(x, [before, before + n], axis)
+        behind = xp.split(behind, [after], axis)[0]
+        left, right = [[(0, 0)] * x.ndim for _ in range(2)]
+        left[axis], right[axis] = (0, n - before), (n - after, 0)
+        x = image + xp.pad(xp.flip(ahead, axis), left) + xp.pad(xp.flip(behind, axis), right)
     return x
 
 
@@ -269,9 +282,10 @@ def _on_grid(kernel, grid, limits, xp):
 
 
 @functools.lru_cache(maxsize=4)
-def _kernel_transfer(buffer, shape, dtype, grid, limits, half):
+def _kernel_transfer(buffer, shape, dtype, grid, limits, half, adjoint):
     """Kept for the last few kernels: a loop on the host applies the same one many times."""
     kernel = _on_grid(np.frombuffer(buffer, dtype).reshape(shape), grid, limits, np)
     transfer = scipy.fft.rfftn(kernel) if half else scipy.fft.fftn(kernel)
+    transfer = transfer.conj() if adjoint else transfer
     transfer.flags.writeable = False
     return transfer

@@ -91,9 +91,16 @@ class Differences(Operator):
                 self._second(y[axis], axis, spare)
                 out += spare
             return out
-        out[...] = 0.0
-        for axis, v in enumerate(y):
+        v = y[0]
+        np.negative(v[:1], out=out[:1])
+        np.subtract(v[:-1], v[1:], out=out[1:])
+        if self.boundary == "neumann":
+            out[-1:] = v[-2:-1] if len(v) > 1 else 0.0
+        elif self.boundary == "periodic":
+            out[:1] += v[-1:]
+        for axis in range(1, out.ndim):
             low, high, first, last = _slices(out.ndim, axis)
+            v = y[axis]
             out[high] += v[low]
             out[low] -= v[low]
             if self.boundary != "neumann":

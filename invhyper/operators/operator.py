@@ -243,8 +243,8 @@ class Gram(Operator):
 def check_adjoint(operator: Operator, seed: int = 0) -> Operator:
     """The operator itself, if <A x, y> = <x, A^T y> for random x and y, to 1e-10 (1e-4 in single precision).
 
-    Skipped where the operator holds traced values. ValueError: the two numbers differ, are not finite, or a product
-    has the wrong shape.
+    Skipped where the operator holds traced values. ValueError: the two numbers differ or are not finite, or a product
+    has the wrong shape, is complex, or changes its argument in place.
 
     >>> import invhyper as ih
     >>> check_adjoint(ih.Differences((4, 4))).shape
@@ -253,12 +253,18 @@ def check_adjoint(operator: Operator, seed: int = 0) -> Operator:
     name = type(operator).__name__
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal(operator.shape_in), rng.standard_normal(operator.shape_out)
+    given = x.copy(), y.copy()
     image, back = operator.mv(x), operator.rmv(y)
     if isinstance(image, jax.core.Tracer) or isinstance(back, jax.core.Tracer):
         return operator
     for product, found, wanted in (("mv", image.shape, y.shape), ("rmv", back.shape, x.shape)):
         if found != wanted:
             raise ValueError(f"{name}: {product} gave an array of shape {found}, not {wanted}")
+    for product, array, before in (("mv", x, given[0]), ("rmv", y, given[1])):
+        if not np.array_equal(array, before):
+            raise ValueError(f"{name}: {product} changes its argument in place; it must leave it as it is")
+    if np.iscomplexobj(image) or np.iscomplexobj(back):
+        raise ValueError(f"{name}: a product is complex; give real and imaginary parts an axis of their own")
     left, right = float(np.vdot(np.asarray(image), y)), float(np.vdot(x, np.asarray(back)))
     if not np.isfinite(left + right):
         raise ValueError(
