@@ -266,6 +266,22 @@ def test_lineax_solve_is_differentiated_in_the_width():
     np.testing.assert_allclose(slope, (dense(0.9 + 1e-5) - dense(0.9 - 1e-5)) / 2e-5, rtol=1e-8)
 
 
+@pytest.mark.parametrize("called_back", [False, True])
+def test_hypergradient_in_width_and_weight(called_back):
+    """Deblurring under a quadratic penalty whose differences are ours, or functions of NumPy called back."""
+    y, D = RNG.standard_normal((4, 5)), ih.Differences((4, 5))
+    if called_back:
+        plain = D.to_scipy()
+        D = ih.from_scipy(ssl.aslinearoperator(plain), D.shape_in, D.shape_out)
+
+    def loss(x, theta):
+        blurred = ih.Blur(width=theta["width"], boundary="neumann").mv(x)
+        return 0.5 * jnp.sum((blurred - y) ** 2) + 0.5 * theta["weight"] * jnp.sum(D.mv(x) ** 2)
+
+    problem = ih.Bilevel(ih.Smooth(loss, np.zeros((4, 5))), ih.Truth(np.ones((4, 5))))
+    laws.hypergradient(ih.Implicit(), problem, {"width": 0.7, "weight": 0.3})
+
+
 def test_lineax_asks_and_is_answered():
     mask = ih.Mask(np.eye(2, dtype=bool))
     assert lx.is_diagonal(mask) and lx.is_symmetric(mask) and not lx.has_unit_diagonal(mask)
