@@ -28,6 +28,8 @@ _HOME = {
     "lower.logistic": "Logistic",
     "lower.lasso": "ElasticNet",
     "lower.bpdn": "BPDN Lasso",
+    "lower.total_variation": "HuberTV TotalVariation",
+    "iterations.split_bregman": "SplitBregman",
     "lower.scikit": "from_sklearn to_sklearn weight_max",
     "lower.convex": "Cone",
     "lower.basis_pursuit": "BasisPursuit",

@@ -1,0 +1,171 @@
+"""Sums of norms of a linear map: values, proximal steps, and how weights spread over their groups.
+
+    w -> sum_g w_g h(|(D x)_g|),   h(t) = t, or Huber's h(t) = t^2 / (2 delta) up to delta and t - delta / 2 above
+
+A penalty holds its analysis operator D and says which entries of D x share a norm. Written once for NumPy and JAX.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from invhyper.operators.differences import Differences
+from invhyper.operators.operator import Operator
+
+
+class Penalty(eqx.Module):
+    """w -> sum_g w_g h(|(D x)_g|).
+
+    **Arguments**: `analysis`: D, an `Operator`, or a function shape -> Operator (for a penalty that takes the shape of
+    the image it meets). `groups`: None, every entry of D x has a norm of its own (l1); 0, the entries along the first
+    axis of D x share a norm; an integer array of the shape of D x, entries with the same label do. `delta`: Huber's
+    threshold, 0 for the norm itself.
+    """
+
+    __getattribute__ = object.__getattribute__  # see problem.PLAIN_LOOKUP
+    analysis: Operator | Callable
+    groups: Any = None
+    delta: float | Array = 0.0
+
+    def at(self, shape: tuple[int, ...]) -> "Penalty":
+        """The same penalty with its operator for images of this shape."""
+        analysis = self.analysis if isinstance(self.analysis, Operator) else self.analysis(shape)
+        if tuple(analysis.shape_in) != tuple(shape):
+            raise ValueError(
+                f"a penalty's operator takes arrays of shape {tuple(analysis.shape_in)}; the image has {tuple(shape)}"
+            )
+        groups = self.groups
+        if groups is not None and not (isinstance(groups, int) and groups == 0):
+            groups = np.asarray(groups)
+            if groups.shape != tuple(analysis.shape_out) or not np.issubdtype(groups.dtype, np.integer):
+                raise ValueError(
+                    f"groups has shape {groups.shape} and dtype {groups.dtype}: None, 0 or whole numbers of the shape "
+                    f"{tuple(analysis.shape_out)} of D x are wanted"
+                )
+            groups = np.unique(groups, return_inverse=True)[1].reshape(groups.shape)
+        return Penalty(analysis, groups, self.delta)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array of norms: one entry a group."""
+        out = tuple(self.analysis.shape_out)
+        if self.groups is None:
+            return out
+        return out[1:] if isinstance(self.groups, int) else (int(np.max(self.groups)) + 1,)
+
+    @property
+    def weight_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes that a weight may have: one for all, one a group, and one a pixel shared by its entries of D x."""
+        out, shape = tuple(self.analysis.shape_out), self.shape
+        shared = self.groups is None and len(out) > 1
+        return ((), shape, out[1:]) if shared else ((), shape)
+
+    def group_of_entry(self) -> np.ndarray:
+        """The index of each entry's group in the raveled array of norms."""
+        out = tuple(self.analysis.shape_out)
+        if self.groups is None:
+            return np.arange(int(np.prod(out)))
+        if isinstance(self.groups, int):
+            return np.broadcast_to(np.arange(int(np.prod(out[1:]))).reshape(out[1:]), out).ravel()
+        return self.groups.ravel()
+
+    def norms(self, v):
+        """|v_g| for v = D x; differentiable where a group vanishes (with derivative zero)."""
+        if self.groups is None:
+            return abs(v)
+        xp = _namespace(v)
+        if isinstance(self.groups, int):
+            squares = (v * v).sum(axis=0)
+        elif xp is np:
+            squares = np.bincount(self.groups.ravel(), (v * v).ravel(), self.shape[0])
+        else:
+            squares = jax.ops.segment_sum((v * v).ravel(), self.groups.ravel(), self.shape[0])
+        positive = squares > 0
+        return xp.where(positive, xp.sqrt(xp.where(positive, squares, 1.0)), 0.0)
+
+    def spread(self, per_group):
+        """An array of one value a group, at every entry of D x (a factor for v)."""
+        if self.groups is None or isinstance(self.groups, int):
+            return per_group
+        return per_group[self.groups]
+
+    def value(self, x, weight):
+        """sum_g weight_g h(|(D x)_g|)."""
+        sizes = self.norms(self.analysis.mv(x))
+        xp = _namespace(sizes, weight)
+        delta = self.delta
+        if not (isinstance(delta, float) and delta == 0.0):
+            inner = xp.where(delta > 0, sizes**2 / (2.0 * xp.where(delta > 0, delta, 1.0)), sizes)
+            sizes = xp.where(sizes <= delta, inner, sizes - delta / 2)
+        return (weight * sizes).sum()
+
+    def prox(self, v, step):
+        """argmin_d  1/2 |d - v|^2 + sum_g step_g h(|d_g|); `step` broadcasts against the norms."""
+        huber = not (isinstance(self.delta, float) and self.delta == 0.0)
+        xp = _namespace(v, step)
+        if self.groups is None and not huber:
+            return v - xp.clip(v, -step, step)
+        sizes = self.norms(v)
+        shrunk = 1.0 - step / xp.where(sizes > 0, sizes, 1.0)
+        shrunk = xp.where(sizes > step, shrunk, 0.0)
+        if huber:
+            shrunk = xp.maximum(shrunk, self.delta / xp.where(self.delta + step > 0, self.delta + step, 1.0))
+        return self.spread(shrunk) * v
+
+
+def TV(isotropic: bool = False, boundary: str = "neumann") -> Penalty:
+    """Total variation of an image: w -> sum of w |u_{i+1} - u_i| over all edges.
+
+    **Arguments**: `isotropic`: the differences of a pixel share a Euclidean norm (else each has a norm of its own,
+    the anisotropic kind); `boundary`: "neumann" (no edge across the border), "periodic" or "zero".
+
+    >>> import numpy as np
+    >>> step = np.array([[0.0, 0.0], [1.0, 2.0]])
+    >>> float(TV().at((2, 2)).value(step, 1.0)), round(float(TV(isotropic=True).at((2, 2)).value(step, 1.0)), 6)
+    (4.0, 4.0)
+
+    Rudin, Osher and Fatemi (1992), doi:10.1016/0167-2789(92)90242-F.
+    """
+    return Penalty(_DifferencesOf(boundary), 0 if isotropic else None)
+
+
+def L1(analysis: Operator, groups=None) -> Penalty:
+    """w -> sum_i w_i |(D x)_i|, or over groups of entries (see `Penalty`).
+
+    >>> import numpy as np, invhyper as ih
+    >>> float(L1(ih.Differences((3,))).at((3,)).value(np.array([0.0, 2.0, 1.0]), 1.0))
+    3.0
+    """
+    return Penalty(analysis, groups)
+
+
+def Huber(analysis: Operator | None = None, delta: float = 0.01, groups=None, boundary: str = "neumann") -> Penalty:
+    """w -> sum_g w_g h(|(D x)_g|), quadratic below `delta`; of first differences if `analysis` is None.
+
+    >>> import numpy as np
+    >>> float(Huber(delta=0.5).at((2,)).value(np.array([0.0, 1.0]), 1.0))
+    0.75
+
+    Huber (1964), doi:10.1214/aoms/1177703732.
+    """
+    if not np.ndim(delta) and isinstance(delta, int | float | np.number) and not delta > 0:
+        raise ValueError(f"Huber delta = {delta}: a positive number is wanted")
+    return Penalty(_DifferencesOf(boundary) if analysis is None else analysis, groups, delta)
+
+
+class _DifferencesOf(eqx.Module):
+    """shape -> Differences(shape, boundary): a class, so that it pickles and compares."""
+
+    boundary: str = eqx.field(static=True)
+
+    def __call__(self, shape):
+        return Differences(shape, boundary=self.boundary)
+
+
+def _namespace(*arrays):
+    return jnp if any(isinstance(a, jax.Array) for a in arrays) else np

@@ -1,0 +1,264 @@
+"""The stratum of a least-squares problem with a sum of norms, and its solution there to machine precision.
+
+    minimise  1/2 |K z - y|^2 + sum_g w_g h_g(|(D z)_g|)   subject to   z in a box
+
+On its stratum, groups that vanish are equations, entries at a bound are fixed, and the rest is smooth: Newton's method
+on the flat regions solves it. The norms that do not vanish bring their curvature w (I - d d^T / |d|^2) / |d|.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array, diags_array
+
+from invhyper.strata.reduced import Reduced
+from invhyper.strata.regions import Regions, Rows, classify, independent
+
+NEWTON_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Model:
+    """The numbers of a problem at one theta. z, y and rows of D are flat.
+
+    `forward`, `adjoint`: K and K^T; `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
+    K = I. `group`: the group of each row; `weight`, `delta`: of each group (delta 0: the norm itself). `size`: the
+    largest eigenvalue of K^T K. `box`: the lowest and the highest z, or None. `curved`: whether some group has several rows.
+    """
+
+    forward: Callable
+    adjoint: Callable
+    normal: csr_array | float | None
+    size: float
+    y: np.ndarray
+    D: csr_array
+    rows: Rows
+    group: np.ndarray
+    weight: np.ndarray
+    delta: np.ndarray
+    box: tuple[np.ndarray, np.ndarray] | None
+    curved: bool
+
+    def norms(self, d: np.ndarray) -> np.ndarray:
+        """|d_g| of each group."""
+        if not self.curved:
+            return np.abs(d)
+        return np.sqrt(np.bincount(self.group, d * d, self.weight.size))
+
+    def value(self, z: np.ndarray) -> float:
+        """The objective at z."""
+        sizes = self.norms(self.D @ z)
+        huber = self.delta > 0
+        delta = np.where(huber, self.delta, 1.0)
+        inner = np.where(huber & (sizes <= delta), sizes**2 / (2 * delta), sizes - self.delta / 2)
+        misfit = self.forward(z) - self.y
+        return 0.5 * float(misfit @ misfit) + float(self.weight @ inner)
+
+    def factor(self, sizes: np.ndarray) -> np.ndarray:
+        """h'(t) / t of each group at t = |d_g|: the dual variable is w_g factor_g d_g."""
+        return 1.0 / np.maximum(np.maximum(sizes, self.delta), np.finfo(float).tiny)
+
+
+class Stratum(NamedTuple):
+    """Which groups vanish, and which entries of z stand at a bound."""
+
+    vanishing: np.ndarray
+    pinned: np.ndarray
+    values: np.ndarray
+
+
+@dataclass
+class Polished:
+    """The solution on a stratum: z, its regions, the active part of the dual variable and the linear system."""
+
+    model: Model
+    stratum: Stratum
+    regions: Regions
+    constraints: csr_array | None
+    z: np.ndarray
+    d: np.ndarray
+    sizes: np.ndarray
+    dual: np.ndarray  # of the groups that do not vanish; zero elsewhere
+    gradient: np.ndarray  # K^T (K z - y) + D^T dual
+    residual: np.ndarray  # of the equations in c and of the constraints
+    system: Reduced
+    newton_steps: int = 0
+    certified: float = field(default=np.inf)
+    gap: float = field(default=np.inf)
+
+    @property
+    def key(self) -> tuple:
+        """What strata are compared by: labels of the regions, pinned entries, other rows that vanish.
+
+        Not the signs of edges, nor which edges inside a region the dual variable holds: these have no meaning of
+        their own.
+        """
+        labels, pinned = self.regions.labels, self.stratum.pinned
+        if self.constraints is None:
+            return labels, pinned
+        return labels, pinned, self.stratum.vanishing[self.model.group] & self.model.rows.other
+
+
+def make_rows(D: csr_array) -> Rows:
+    """The kinds of rows of D, worked out once for a lower level."""
+    return classify(D)
+
+
+def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
+    """Newton's method on a stratum, from z."""
+    regions = Regions(model.rows, stratum.vanishing[model.group], stratum.pinned, stratum.values)
+    stratum = _closed(model, stratum, regions)
+    vanishing_row = stratum.vanishing[model.group]
+    constraints, defect = _constraints(model, regions, vanishing_row)
+    active = np.flatnonzero(~vanishing_row)
+    c = regions.mean(z)
+    z = regions.expand(c) + regions.offset
+    value = np.inf
+    mu = np.zeros(0 if constraints is None else constraints.shape[0])
+    system, best = None, np.inf
+    polyhedral = not model.curved and not (model.delta > 0).any()
+    for step in range(4 if polyhedral else NEWTON_STEPS):
+        d = model.D @ z
+        d[vanishing_row] = 0.0
+        sizes = model.norms(d)
+        scaled = np.where(stratum.vanishing, 0.0, model.weight * model.factor(sizes))
+        dual = scaled[model.group] * d
+        gradient = model.adjoint(model.forward(z) - model.y) + model.D.T @ dual
+        residual = regions.gather(gradient)
+        gap = None
+        if constraints is not None:
+            residual = residual + constraints.T @ mu
+            gap = constraints @ c - defect
+            residual = np.concatenate([residual, gap])
+        if not (system is not None and system.diagonal):
+            curvature = _curvature(model, regions, active, d, sizes, scaled)
+            system = Reduced(_normal(model, regions), regions.size, curvature, constraints)
+        size = float(np.abs(residual).max(initial=0.0))
+        if size == 0.0 or (step >= 2 and size >= 0.5 * best and size <= 1e-9 * model.size * np.abs(z).max()):
+            break
+        best = min(best, size)
+        moved = system.solve(-residual[: c.size] if gap is None else -residual[: c.size], None if gap is None else -gap)
+        dc = moved[: c.size]
+        if polyhedral:
+            c, z, mu = c + dc, z + regions.expand(dc), mu + moved[c.size :]
+            continue
+        if not np.isfinite(value):
+            value = model.value(z) if gap is None or not gap.size or np.abs(gap).max() < 1e-12 else np.inf
+        length = 1.0
+        while length > 1e-6:
+            trial = z + length * regions.expand(dc)
+            reached = model.value(trial)
+            if reached <= value + 1e-14 * abs(value) or not np.isfinite(value):
+                break
+            length /= 2
+        c, z, value, mu = c + length * dc, trial, reached, mu + length * moved[c.size :]
+    return Polished(
+        model, stratum, regions, constraints, z, d, sizes, dual, gradient, residual, system, newton_steps=step
+    )
+
+
+def certify(polished: Polished, dual: np.ndarray) -> Polished:
+    """Measures how far a polished point is from optimal, by the dual variable of the groups that vanish.
+
+    `dual` (rows of D) is feasible: |dual_g| <= w_g. With s = K^T (K z - y) + D^T p, p the exact dual variable of the
+    active groups and `dual` on the others, and s brought to its sign at bounds, z minimises the objective minus s.z;
+    for K = I the duality gap is |s|^2 / 2 and |z - z*| <= |s|.
+    """
+    model = polished.model
+    vanishing_row = polished.stratum.vanishing[model.group]
+    s = polished.gradient + model.D.T @ np.where(vanishing_row, dual, 0.0)
+    pinned, values = polished.stratum.pinned, polished.stratum.values
+    outside = 0.0
+    if model.box is not None:
+        low, high = model.box
+        at = pinned & (values <= low)
+        s[at] = np.minimum(s[at], 0.0)
+        at = pinned & (values >= high)
+        s[at] = np.maximum(s[at], 0.0)
+        outside = max(0.0, float(np.max(low - polished.z)), float(np.max(polished.z - high)))
+    scale = float(np.linalg.norm(model.y)) or 1.0
+    polished.gap = 0.5 * float(s @ s) / model.size
+    polished.certified = float(np.linalg.norm(s)) / np.sqrt(model.size) / scale
+    polished.certified = max(polished.certified, outside * np.sqrt(polished.z.size * model.size) / scale)
+    return polished
+
+
+def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
+    """The relative distance to the nearest kink, and what stands there.
+
+    Two regions about to merge: the smallest active |d_g| over the range of z. An entry about to meet its bound: its
+    distance over the same range. Regions about to split: 1 - |p_g| / w_g, only where the multipliers are unique (the
+    ties form a forest, as in one dimension, and nothing else binds).
+    """
+    model, regions = polished.model, polished.regions
+    spread = float(np.ptp(polished.z)) or 1.0
+    present = np.bincount(model.group, np.diff(model.D.indptr) > 0, model.weight.size) > 0
+    kinked = ~polished.stratum.vanishing & present & (model.weight > 0) & (model.delta == 0)
+    nearest, what = np.inf, ""
+    if kinked.any():
+        nearest, what = float(polished.sizes[kinked].min()) / spread, "two regions about to merge"
+    free = regions.index >= 0
+    for bound in model.box or ():
+        if free.any():
+            distance = float(np.abs(polished.z - bound)[free].min()) / spread
+            if distance < nearest:
+                nearest, what = distance, "an entry about to meet its bound"
+    if regions.tied == regions.index.size - regions.count and polished.constraints is None and not regions.any_fixed:
+        held = polished.stratum.vanishing & present & (model.weight > 0)
+        if held.any():
+            slack = float((1.0 - model.norms(dual)[held] / model.weight[held]).min())
+            if slack < nearest:
+                nearest, what = max(slack, 0.0), "a region about to split"
+        return nearest, what
+    return nearest, f"{what or 'none found'}; merging only: the multipliers of the vanishing groups are not unique"
+
+
+def _closed(model, stratum, regions):
+    """The stratum with the groups that vanish because their entries are in one region, whatever the iterate says."""
+    rows = model.rows
+    tied = (rows.head < 0) | (regions.labels[rows.head] == regions.labels[rows.tail])
+    tied &= (rows.single < 0) | ((regions.index[rows.single] < 0) & (regions.offset[rows.single] == 0.0))
+    tied &= ~rows.other | stratum.vanishing[model.group]
+    if model.curved:
+        tied = np.bincount(model.group, ~tied, model.weight.size) == 0
+    return stratum._replace(vanishing=tied & (model.weight > 0) & (model.delta == 0))
+
+
+def _constraints(model, regions, vanishing_row):
+    chosen = np.flatnonzero(vanishing_row & model.rows.other)
+    if not chosen.size:
+        return None, None
+    D = model.D[chosen]
+    reduced = regions.reduce(D)
+    defect = -(D @ regions.offset)
+    kept = np.flatnonzero(np.diff(reduced.indptr))
+    return independent(reduced[kept]), defect[kept]
+
+
+def _normal(model, regions):
+    if model.normal is None:
+        return lambda c: regions.gather(model.adjoint(model.forward(regions.expand(c))))
+    if isinstance(model.normal, float):
+        return model.normal * regions.size.astype(float)
+    P = regions.matrix()
+    return csr_array(P.T @ model.normal @ P)
+
+
+def _curvature(model, regions, active, d, sizes, scaled):
+    """P^T D^T (w/|d| (I - d d^T/|d|^2)) D P over the groups that do not vanish; Huber's inside has no rank-one part."""
+    if not model.curved and not (model.delta > 0).any():
+        return None
+    flat = np.where(model.delta > 0, sizes < model.delta, False)
+    group = model.group[active]
+    if not model.curved:
+        active = active[flat[group]]
+        reduced = regions.reduce(model.D[active])
+        return csr_array(reduced.T @ diags_array(scaled[model.group[active]]) @ reduced)
+    reduced = regions.reduce(model.D[active])
+    curvature = reduced.T @ diags_array(scaled[group]) @ reduced
+    bent = np.where(flat, 0.0, np.sqrt(scaled) / np.maximum(sizes, np.finfo(float).tiny))[group] * d[active]
+    U = csr_array((bent, (group, np.arange(active.size))), shape=(model.weight.size, active.size))
+    V = U @ reduced
+    return csr_array(curvature - V.T @ V)

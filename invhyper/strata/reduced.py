@@ -1,0 +1,161 @@
+"""The linear system of a stratum: A c = rhs on the regions, with the constraints that are left between them.
+
+    [A  C^T] [c ]   [rhs]
+    [C   0 ] [mu] = [ 0 ],      A = P^T (K^T K) P + curvature
+
+Rows of C may depend on each other; the multipliers are then not unique, c is.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg as ssl
+from scipy.sparse import csr_array, diags_array
+
+from invhyper.linear_solvers import largest_eigenvalue
+
+# Below this many regions a matrix-free A is written out, one column a region.
+DENSE_LIMIT = 1500
+
+
+class Reduced:
+    """A and C with a factor, made when it is first asked for.
+
+    **Arguments**: `normal`: P^T K^T K P, a vector (its diagonal), a sparse matrix, or a function c -> A c; `size`: the
+    entries of each region (a preconditioner); `curvature`: a sparse matrix or None; `constraints`: C or None.
+    """
+
+    def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints: csr_array | None):
+        self.size, self.unknowns = size, size.size
+        self.constraints = constraints if constraints is not None and constraints.shape[0] else None
+        self.curvature = curvature
+        self.normal = normal
+        self.steps = 0
+        self._solve = None
+
+    @property
+    def diagonal(self) -> bool:
+        return isinstance(self.normal, np.ndarray) and self.curvature is None and self.constraints is None
+
+    @property
+    def sparse(self) -> bool:
+        return not callable(self.normal)
+
+    def upper(self):
+        """A alone: a sparse matrix, or a LinearOperator where K has no matrix."""
+        if self.sparse:
+            normal = diags_array(self.normal) if isinstance(self.normal, np.ndarray) else self.normal
+            return normal if self.curvature is None else normal + self.curvature
+        return self._operator(self.apply_upper, self.unknowns)
+
+    def matrix(self):
+        """The whole system, bordered by C."""
+        if self.constraints is None:
+            return self.upper()
+        C = self.constraints
+        if self.sparse:
+            return scipy.sparse.block_array([[self.upper(), C.T], [C, None]], format="csr")
+        n = self.unknowns
+
+        def apply(v):
+            return np.concatenate([self.apply_upper(v[:n]) + C.T @ v[n:], C @ v[:n]])
+
+        return self._operator(apply, n + C.shape[0])
+
+    @staticmethod
+    def _operator(apply, n):
+        return ssl.LinearOperator((n, n), matvec=lambda v: apply(np.ravel(v)), rmatvec=lambda v: apply(np.ravel(v)))
+
+    def apply_upper(self, c: np.ndarray) -> np.ndarray:
+        if self.sparse:
+            return self.upper() @ c
+        image = self.normal(c)
+        return image if self.curvature is None else image + self.curvature @ c
+
+    def solve(self, rhs: np.ndarray, defect: np.ndarray | None = None) -> np.ndarray:
+        """(c, mu) of A c + C^T mu = rhs, C c = defect (zero if None)."""
+        if self.unknowns == 0:
+            return np.zeros(0 if self.constraints is None else self.constraints.shape[0])
+        if self.diagonal:
+            return rhs / self.normal
+        if self._solve is None:
+            self._solve = self._factor()
+        if self.constraints is None:
+            return self._solve(rhs)
+        return self._multipliers(rhs, np.zeros(self.constraints.shape[0]) if defect is None else defect)
+
+    def _multipliers(self, rhs, defect):
+        """The method of multipliers with a penalty so large that each round gains about seven digits."""
+        C, tau = self.constraints, self._penalty
+        mu = np.zeros(C.shape[0])
+        c = np.zeros(self.unknowns)
+        for _ in range(6):
+            # A residual correction: what is left of both equations is solved for, so rounding does not pile up.
+            left = rhs - self.apply_upper(c) - C.T @ mu
+            gap = defect - C @ c
+            step = self._solve(left + tau * (C.T @ gap))
+            c += step
+            mu += tau * (C @ c - defect)
+            if np.abs(step).max() <= 1e-15 * np.abs(c).max():
+                break
+        return np.concatenate([c, mu])
+
+    def _factor(self) -> Callable:
+        if self.sparse:
+            A = self.upper().tocsc()
+            if self.constraints is not None:
+                penalty = self.constraints.T @ self.constraints
+                self._penalty = 1e6 * max(abs(A).max(), 1e-300) / max(abs(penalty).max(), 1e-300)
+                A = (A + self._penalty * penalty).tocsc()
+            return cholesky(A)
+        if self.unknowns <= DENSE_LIMIT:
+            identity = np.eye(self.unknowns)
+            A = np.stack([self.apply_upper(e) for e in identity])
+            A = 0.5 * (A + A.T)
+            if self.constraints is not None:
+                penalty = (self.constraints.T @ self.constraints).toarray()
+                self._penalty = 1e6 * np.abs(A).max() / max(np.abs(penalty).max(), 1e-300)
+                A += self._penalty * penalty
+            factor = scipy.linalg.cho_factor(A + 1e-15 * np.trace(A) / self.unknowns * identity)
+            return lambda rhs: _refined(lambda r: scipy.linalg.cho_solve(factor, r), lambda c: A @ c, rhs)
+        return self._conjugate_gradients()
+
+    def _conjugate_gradients(self):
+        """CG, preconditioned by the region sizes and the curvature."""
+        scale = largest_eigenvalue(lambda c: self.normal(c) / self.size, np.ones(self.unknowns), 20)
+        diagonal = 0.5 * scale * self.size
+        base = diags_array(diagonal) if self.curvature is None else diags_array(diagonal) + self.curvature
+        penalty = None
+        if self.constraints is not None:
+            penalty = self.constraints.T @ self.constraints
+            self._penalty = 1e3 * max(abs(base).max(), 1e-300) / max(abs(penalty).max(), 1e-300)
+            base = base + self._penalty * penalty
+        precondition = (lambda r: r / diagonal) if base.nnz == self.unknowns else cholesky(base.tocsc())
+
+        def apply(c):
+            image = self.apply_upper(c)
+            return image if penalty is None else image + self._penalty * (penalty @ c)
+
+        n = self.unknowns
+        A, M = self._operator(apply, n), self._operator(precondition, n)
+
+        def solve(rhs):
+            def count(_):
+                self.steps += 1
+
+            return ssl.cg(A, rhs, rtol=1e-13, atol=0.0, maxiter=1000, M=M, callback=count)[0]
+
+        return solve
+
+
+def cholesky(A: scipy.sparse.csc_array) -> Callable:
+    """A solver for a sparse symmetric positive definite A: SuperLU with symmetric ordering and one refinement."""
+    lu = ssl.splu(A, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return lambda rhs: _refined(lu.solve, lambda c: A @ c, rhs)
+
+
+def _refined(solve, apply, rhs):
+    c = solve(rhs)
+    return c + solve(rhs - apply(c))
