@@ -17,6 +17,7 @@ from invhyper.strata.reduced import Reduced
 from invhyper.strata.regions import Regions, Rows, classify, independent
 
 NEWTON_STEPS = 40
+SHARP_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Model:
     """The numbers of a problem at one theta. z, y and rows of D are flat.
 
     `forward`, `adjoint`: K and K^T; `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
-    K = I. `group`: the group of each row; `weight`, `delta`: of each group (delta 0: the norm itself). `size`: the
+    K = I. `group`: the group of each row, `first_row`: a row of each group; `weight`, `delta`: of each group (delta 0: the norm itself). `size`: the
     largest eigenvalue of K^T K. `box`: the lowest and the highest z, or None. `curved`: whether some group has several rows.
     """
 
@@ -36,10 +37,16 @@ class Model:
     D: csr_array
     rows: Rows
     group: np.ndarray
+    first_row: np.ndarray
     weight: np.ndarray
     delta: np.ndarray
     box: tuple[np.ndarray, np.ndarray] | None
     curved: bool
+
+    @property
+    def sharp(self) -> bool:
+        """Whether groups of several rows can vanish: then Newton's method alone does not find which do."""
+        return self.curved and bool((self.delta == 0).any())
 
     def norms(self, d: np.ndarray) -> np.ndarray:
         """|d_g| of each group."""
@@ -58,7 +65,8 @@ class Model:
 
     def factor(self, sizes: np.ndarray) -> np.ndarray:
         """h'(t) / t of each group at t = |d_g|: the dual variable is w_g factor_g d_g."""
-        return 1.0 / np.maximum(np.maximum(sizes, self.delta), np.finfo(float).tiny)
+        largest = np.maximum(sizes, self.delta)
+        return np.where(largest > 0, 1.0 / np.where(largest > 0, largest, 1.0), 0.0)
 
 
 class Stratum(NamedTuple):
@@ -119,7 +127,7 @@ def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
     mu = np.zeros(0 if constraints is None else constraints.shape[0])
     system, best = None, np.inf
     polyhedral = not model.curved and not (model.delta > 0).any()
-    for step in range(4 if polyhedral else NEWTON_STEPS):
+    for step in range(4 if polyhedral else SHARP_STEPS if model.sharp else NEWTON_STEPS):
         d = model.D @ z
         d[vanishing_row] = 0.0
         sizes = model.norms(d)
@@ -134,7 +142,7 @@ def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
             residual = np.concatenate([residual, gap])
         if not (system is not None and system.diagonal):
             curvature = _curvature(model, regions, active, d, sizes, scaled)
-            system = Reduced(_normal(model, regions), regions.size, curvature, constraints)
+            system = Reduced(_normal(model, regions), regions.size, curvature, constraints, model.size)
         size = float(np.abs(residual).max(initial=0.0))
         if size == 0.0 or (step >= 2 and size >= 0.5 * best and size <= 1e-9 * model.size * np.abs(z).max()):
             break
@@ -258,7 +266,7 @@ def _curvature(model, regions, active, d, sizes, scaled):
         return csr_array(reduced.T @ diags_array(scaled[model.group[active]]) @ reduced)
     reduced = regions.reduce(model.D[active])
     curvature = reduced.T @ diags_array(scaled[group]) @ reduced
-    bent = np.where(flat, 0.0, np.sqrt(scaled) / np.maximum(sizes, np.finfo(float).tiny))[group] * d[active]
+    bent = np.where(flat, 0.0, np.sqrt(scaled) / np.where(sizes > 0, sizes, 1.0))[group] * d[active]
     U = csr_array((bent, (group, np.arange(active.size))), shape=(model.weight.size, active.size))
     V = U @ reduced
     return csr_array(curvature - V.T @ V)

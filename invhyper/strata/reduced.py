@@ -14,8 +14,6 @@ import scipy.sparse
 import scipy.sparse.linalg as ssl
 from scipy.sparse import csr_array, diags_array
 
-from invhyper.linear_solvers import largest_eigenvalue
-
 # Below this many regions a matrix-free A is written out, one column a region.
 DENSE_LIMIT = 1500
 
@@ -24,14 +22,15 @@ class Reduced:
     """A and C with a factor, made when it is first asked for.
 
     **Arguments**: `normal`: P^T K^T K P, a vector (its diagonal), a sparse matrix, or a function c -> A c; `size`: the
-    entries of each region (a preconditioner); `curvature`: a sparse matrix or None; `constraints`: C or None.
+    entries of each region (a preconditioner); `curvature`: a sparse matrix or None; `constraints`: C or None; `level`: the
+    largest eigenvalue of K^T K (for the preconditioner).
     """
 
-    def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints: csr_array | None):
+    def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints=None, level: float = 1.0):
         self.size, self.unknowns = size, size.size
         self.constraints = constraints if constraints is not None and constraints.shape[0] else None
         self.curvature = curvature
-        self.normal = normal
+        self.normal, self.level = normal, level
         self.steps = 0
         self._solve = None
 
@@ -124,8 +123,7 @@ class Reduced:
 
     def _conjugate_gradients(self):
         """CG, preconditioned by the region sizes and the curvature."""
-        scale = largest_eigenvalue(lambda c: self.normal(c) / self.size, np.ones(self.unknowns), 20)
-        diagonal = 0.5 * scale * self.size
+        diagonal = 0.5 * self.level * self.size
         base = diags_array(diagonal) if self.curvature is None else diags_array(diagonal) + self.curvature
         penalty = None
         if self.constraints is not None:

@@ -1,0 +1,105 @@
+"""The derivative of a sum of norms on the stratum of its solution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invhyper.lower.bregman_solve import Memo, solve
+from invhyper.problem import Linearisation, Solution
+from invhyper.strata import norms
+
+
+def linearise(lower, solution: Solution, theta) -> Linearisation:
+    """The reduced system on the stratum; solved for again if `solution` is not from here or is of another theta."""
+    memo = solution.memo
+    if not (isinstance(memo, Memo) and memo.about(lower) and _same(memo.theta, theta)):
+        memo = solve(lower, theta, solution, np.inf, False).memo
+    found, structure = memo.polished, memo.structure
+    model, regions, m = found.model, found.regions, found.regions.free
+    extra = 0 if found.constraints is None else found.constraints.shape[0]
+    kept = np.where(found.stratum.vanishing, 0.0, model.factor(found.sizes))
+    moves = lower.moves
+    shape = tuple(lower.unknowns(theta))
+
+    def P(c):
+        return np.asarray(lower.image(regions.expand(c[:m]).reshape(shape)))
+
+    def P_transpose(v):
+        return np.append(regions.gather(np.asarray(lower.embed(np.asarray(v, float))).ravel()), np.zeros(extra))
+
+    def solve_reduced(rhs, transpose=False):
+        return found.system.solve(rhs[:m], rhs[m:])
+
+    def B(dtheta):
+        spread = [np.broadcast_to(dtheta[key], penalty.shape).ravel() for key, penalty in lower.penalties.items()]
+        change = model.D.T @ ((kept * np.concatenate(spread))[model.group] * found.d)
+        if moves:
+            change = change + _pushed(lower, theta, dtheta, found.z, shape)
+        return np.append(regions.gather(change), np.zeros(extra))
+
+    def B_transpose(z):
+        q = regions.expand(z[:m])
+        along = found.d * (model.D @ q)
+        along = kept * (np.bincount(model.group, along, kept.size) if model.curved else along)
+        gradient = {key: np.zeros(np.shape(value)) for key, value in theta.items()} if moves else {}
+        if moves:
+            gradient = _pulled(lower, theta, q, found.z, shape)
+        first = 0
+        for (key, penalty), count in zip(lower.penalties.items(), structure.groups, strict=True):
+            own = _onto(along[first : first + count].reshape(penalty.shape), np.shape(theta[key]))
+            gradient[key] = gradient[key] + own if moves else own
+            first += count
+        return gradient
+
+    def data_transpose(z):
+        return {"y": -model.forward(regions.expand(z[:m])).reshape(lower.y.shape)}
+
+    margin, margin_of = norms.margin(found, memo.multipliers.p)
+    return Linearisation(
+        A=found.system.matrix(),
+        P=P,
+        P_transpose=P_transpose,
+        B=B,
+        B_transpose=B_transpose,
+        solve=solve_reduced,
+        stratum=found.key,
+        margin=margin,
+        margin_of=margin_of,
+        data_transpose=data_transpose,
+        residual=found.residual,
+    )
+
+
+def _same(a, b) -> bool:
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def _onto(values, shape):
+    """Sums over the axes along which a weight of this shape was spread."""
+    if shape == ():
+        return np.asarray(values.sum())
+    return values if values.shape == shape else values.sum(axis=0)
+
+
+def _reduced_force(lower, z):
+    """theta -> K(theta)^T (K(theta) z - y), a JAX function."""
+
+    def force(theta):
+        forward = lower.forward_at(theta)
+        return forward.rmv(forward.mv(z) - jnp.asarray(lower.y, float))
+
+    return force
+
+
+def _pulled(lower, theta, q, z, shape):
+    force = _reduced_force(lower, jnp.asarray(z.reshape(shape)))
+    _, back = jax.vjp(force, jax.tree.map(jnp.asarray, theta))
+    return jax.tree.map(np.asarray, back(jnp.asarray(q.reshape(shape)))[0])
+
+
+def _pushed(lower, theta, dtheta, z, shape):
+    force = _reduced_force(lower, jnp.asarray(z.reshape(shape)))
+    primal, tangent = (jax.tree.map(jnp.asarray, tree) for tree in (theta, dtheta))
+    return np.asarray(jax.jvp(force, (primal,), (tangent,))[1]).ravel()

@@ -1,0 +1,218 @@
+"""The solution of a sum of norms: Split Bregman identifies the stratum, the stratum gives the solution exactly."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.sparse
+
+from invhyper.iterations.normal import size_of
+from invhyper.iterations.split_bregman import Balance
+from invhyper.operators import Identity, Operator
+from invhyper.problem import NotConverged, Solution
+from invhyper.strata import augmented, norms
+from invhyper.strata.augmented import Multipliers
+from invhyper.strata.norms import Model, Polished, Stratum
+
+# Split Bregman steps before Newton's method takes over: for norms of several entries, and for all others.
+SHARP_STEPS, MOST_STEPS = 100, 1000
+# A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
+WARM = 1e-4
+
+
+class Structure(NamedTuple):
+    """What does not depend on theta: D of all penalties stacked, the kinds of its rows, the group of each row."""
+
+    D: scipy.sparse.csr_array
+    rows: Any
+    group: np.ndarray
+    first_row: np.ndarray  # one row of each group
+    sizes: tuple[int, ...]  # rows of each penalty
+    groups: tuple[int, ...]  # groups of each penalty
+
+
+class Memo(NamedTuple):
+    """What a solve leaves for `linearise` and for the next start."""
+
+    lower: Any
+    theta: Any
+    structure: Structure
+    polished: Polished
+    multipliers: Multipliers
+
+    def about(self, lower) -> bool:
+        same = self.lower.y is lower.y and self.lower.forward is lower.forward and self.lower.box is lower.box
+        return same and self.lower.penalties is lower.penalties
+
+
+def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solution:
+    """x*(theta), exact on its stratum, with the distance to the optimum that the dual variable certifies.
+
+    Split Bregman points at a stratum, the stratum's own system is solved, the dual variable tells how far the result
+    is from optimal. Where norms of several entries vanish (isotropic TV, TGV), or where that takes long, Bregman steps
+    with Newton's method inside take over.
+    """
+    memo = start.memo if start is not None and isinstance(start.memo, Memo) and start.memo.about(lower) else None
+    structure = make_structure(lower) if memo is None else memo.structure
+    theta = jax.tree.map(np.asarray, theta)
+    forward = _on_host(lower.forward_at(theta))
+    model = make_model(lower, theta, structure, forward)
+    best, at, steps, how = None, None, 0, ""
+    if memo is None or not model.sharp:
+        best, at, steps, how = _split(lower, theta, start, memo, model, forward, tol)
+    else:
+        at = augmented.scaled(model, memo.multipliers, WARM)
+    if best is None or not best.certified <= tol:
+        refined, where, newton = augmented.identify(model, at, tol)
+        how = f"{how}{' and ' if how else ''}{newton} Newton steps"
+        if refined is not None and (best is None or refined.certified < best.certified):
+            best, at = refined, where
+        steps += newton
+    if best is None:
+        raise NotConverged(f"{type(lower).__name__} met NaN or infinity: scale y, the operator and the weights")
+    x = np.asarray(lower.image(best.z.reshape(forward.shape_in)))
+    result = _sentence(lower, best, how, tol)
+    if throw and not best.certified <= tol:
+        raise NotConverged(result)
+    memo = Memo(lower, theta, structure, best, at)
+    return Solution(x.astype(lower.y.dtype), best.certified, steps, result, memo)
+
+
+def _split(lower, theta, start, memo, model: Model, forward, tol):
+    """Split Bregman with a try at the stratum in between; only a few steps where norms of several entries vanish."""
+    iteration = lower.iteration()
+    splitting = Balance(iteration, theta, *_start(iteration, theta, start, memo, forward), forward)
+    best = kept = None
+    most = SHARP_STEPS if model.sharp else MOST_STEPS
+    while splitting.steps < most:
+        splitting.run(Balance.every)
+        if not np.all(np.isfinite(splitting.state[0])):
+            break
+        at = _multipliers(lower, model, splitting)
+        if model.sharp:
+            kept = at
+            continue
+        found = norms.certify(norms.polish(model, stratum_of(lower, model, splitting.state), at.z), at.p)
+        if best is None or found.certified < best.certified:
+            best, kept = found, at
+        if best.certified <= tol:
+            break
+    return best, kept, splitting.steps, f"{splitting.steps} steps of Split Bregman ({splitting.kind})"
+
+
+def _multipliers(lower, model, splitting) -> Multipliers:
+    count = len(lower.penalties)
+    duals = splitting.duals()
+    sizes = [p.size for p in duals[:count]]
+    return Multipliers(
+        z=splitting.state[0].ravel(),
+        p=np.concatenate([p.ravel() for p in duals[:count]]),
+        q=np.zeros(model.D.shape[1]) if model.box is None else duals[count].ravel(),
+        sigma=np.repeat(splitting.rho[:count], sizes),
+        sigma_box=1.0 if model.box is None else splitting.rho[count],
+    )
+
+
+def _start(iteration, theta, start, memo, forward):
+    """The state and rho to begin with: those that the memo certifies, or none."""
+    if memo is None:
+        guess = start if start is not None and np.all(np.isfinite(start.x)) else None
+        state = jax.tree.map(lambda leaf: np.asarray(leaf, float), iteration.init(theta, guess))
+        return state, tuple(float(r) for r in iteration.penalties(theta))
+    lower, at, found = iteration.lower, memo.multipliers, memo.polished
+    z = found.z.reshape(forward.shape_in)
+    d, b, rho, first = [], [], [], 0
+    for split in lower.splits()[: len(lower.penalties)]:
+        rows = slice(first, first + int(np.prod(split.shape_out)))
+        vanishing = found.stratum.vanishing[found.model.group[rows]]
+        dual = np.where(vanishing, at.p[rows], found.dual[rows])
+        rho.append(float(at.sigma[first]))
+        d.append(found.d[rows].reshape(split.shape_out))
+        b.append(dual.reshape(split.shape_out) / rho[-1])
+        first = rows.stop
+    if found.model.box is not None:
+        rho.append(at.sigma_box)
+        d.append(z)
+        b.append(at.q.reshape(z.shape) / at.sigma_box)
+    return (z, tuple(d), tuple(b)), rho
+
+
+def make_structure(lower) -> Structure:
+    """D, its rows and its groups, once for a lower level."""
+    matrices = [penalty.analysis.to_scipy() for penalty in lower.penalties.values()]
+    D = matrices[0] if len(matrices) == 1 else scipy.sparse.csr_array(scipy.sparse.vstack(matrices))
+    D.eliminate_zeros()
+    counts = tuple(int(np.prod(penalty.shape)) for penalty in lower.penalties.values())
+    offsets = np.cumsum((0, *counts[:-1]))
+    pairs = zip(lower.penalties.values(), offsets, strict=True)
+    group = np.concatenate([penalty.group_of_entry() + offset for penalty, offset in pairs])
+    return Structure(
+        D,
+        norms.make_rows(D),
+        group,
+        np.unique(group, return_index=True)[1],
+        tuple(m.shape[0] for m in matrices),
+        counts,
+    )
+
+
+def make_model(lower, theta, structure: Structure, forward: Operator) -> Model:
+    """The numbers at one theta."""
+    shape, out = tuple(forward.shape_in), tuple(forward.shape_out)
+    weight, delta = [], []
+    for key, penalty in lower.penalties.items():
+        weight.append(np.broadcast_to(np.asarray(theta[key], float), penalty.shape).ravel())
+        delta.append(np.broadcast_to(np.asarray(penalty.delta, float), penalty.shape).ravel())
+    try:
+        matrix = None if isinstance(forward, Identity) else forward.to_scipy()
+        normal = 1.0 if matrix is None else scipy.sparse.csr_array(matrix.T @ matrix)
+    except TypeError:
+        normal = None
+    identity = isinstance(forward, Identity)
+    box = None if lower.box is None else tuple(np.broadcast_to(limit, shape).ravel() for limit in lower.box)
+    return Model(
+        forward=(lambda z: z) if identity else lambda z: np.asarray(forward.mv(z.reshape(shape))).ravel(),
+        adjoint=(lambda r: r) if identity else lambda r: np.asarray(forward.rmv(r.reshape(out))).ravel(),
+        normal=normal,
+        size=1.0 if identity else size_of(forward),
+        y=np.asarray(lower.y, float).ravel(),
+        D=structure.D,
+        rows=structure.rows,
+        group=structure.group,
+        first_row=structure.first_row,
+        weight=np.concatenate(weight),
+        delta=np.concatenate(delta),
+        box=box,
+        curved=structure.D.shape[0] > sum(structure.groups),
+    )
+
+
+def _on_host(operator):
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, operator)
+
+
+def stratum_of(lower, model: Model, state) -> Stratum:
+    """Vanishing groups and pinned entries, read off the proximal steps."""
+    _, d, _ = state
+    count = len(lower.penalties)
+    flat = np.concatenate([part.ravel() for part in d[:count]])
+    vanishing = (model.norms(flat) == 0.0) & (model.weight > 0) & (model.delta == 0)
+    n = model.D.shape[1]
+    pinned, values = np.zeros(n, bool), np.zeros(n)
+    if model.box is not None:
+        for bound in model.box:
+            at = d[count].ravel() == bound
+            pinned |= at
+            values[at] = bound[at]
+    return Stratum(vanishing, pinned, values)
+
+
+def _sentence(lower, found: Polished, how: str, tol: float) -> str:
+    name = type(lower).__name__
+    if not found.certified <= tol:
+        return (
+            f"{name} stopped at {found.certified:.1e}, above tol {tol:.1e}, after {how}: "
+            "loosen tol, or move theta off the kink"
+        )
+    regions = f"{found.regions.count} flat regions" if found.constraints is None else f"{found.regions.count} regions"
+    return f"{name} converged to {found.certified:.1e} in {how}: {regions}, duality gap {found.gap:.1e}"
