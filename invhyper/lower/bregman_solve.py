@@ -17,7 +17,7 @@ from invhyper.strata.norms import Model, Polished, Stratum
 # Split Bregman steps before Newton's method takes over: for norms of several entries, and for all others.
 SHARP_STEPS, MOST_STEPS = 100, 1000
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
-WARM = 1e-4
+WARM, NEAR = 1e-4, 1e-3
 
 
 class Structure(NamedTuple):
@@ -39,6 +39,7 @@ class Memo(NamedTuple):
     structure: Structure
     polished: Polished
     multipliers: Multipliers
+    rho: tuple[float, ...]
 
     def about(self, lower) -> bool:
         same = self.lower.y is lower.y and self.lower.forward is lower.forward and self.lower.box is lower.box
@@ -57,11 +58,11 @@ def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solu
     theta = jax.tree.map(np.asarray, theta)
     forward = _on_host(lower.forward_at(theta))
     model = make_model(lower, theta, structure, forward)
-    best, at, steps, how = None, None, 0, ""
-    if memo is None or not model.sharp:
-        best, at, steps, how = _split(lower, theta, start, memo, model, forward, tol)
+    best, rho, steps, how = None, None, 0, ""
+    if memo is not None and model.sharp and _near(memo.polished.model, model):
+        at, rho = augmented.scaled(model, memo.multipliers, WARM), memo.rho
     else:
-        at = augmented.scaled(model, memo.multipliers, WARM)
+        best, at, rho, steps, how = _split(lower, theta, start, memo, model, forward, tol)
     if best is None or not best.certified <= tol:
         refined, where, newton = augmented.identify(model, at, tol)
         how = f"{how}{' and ' if how else ''}{newton} Newton steps"
@@ -74,7 +75,7 @@ def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solu
     result = _sentence(lower, best, how, tol)
     if throw and not best.certified <= tol:
         raise NotConverged(result)
-    memo = Memo(lower, theta, structure, best, at)
+    memo = Memo(lower, theta, structure, best, at, rho)
     return Solution(x.astype(lower.y.dtype), best.certified, steps, result, memo)
 
 
@@ -97,7 +98,14 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
             best, kept = found, at
         if best.certified <= tol:
             break
-    return best, kept, splitting.steps, f"{splitting.steps} steps of Split Bregman ({splitting.kind})"
+    rho = tuple(splitting.rho)
+    return best, kept, rho, splitting.steps, f"{splitting.steps} steps of Split Bregman ({splitting.kind})"
+
+
+def _near(old: Model, new: Model) -> bool:
+    """Whether the weights and the operator are so close that Newton's method may start at once."""
+    moved = np.abs(new.weight - old.weight) <= NEAR * np.maximum(old.weight, new.weight)
+    return bool(moved.all())
 
 
 def _multipliers(lower, model, splitting) -> Multipliers:
@@ -121,19 +129,17 @@ def _start(iteration, theta, start, memo, forward):
         return state, tuple(float(r) for r in iteration.penalties(theta))
     lower, at, found = iteration.lower, memo.multipliers, memo.polished
     z = found.z.reshape(forward.shape_in)
-    d, b, rho, first = [], [], [], 0
-    for split in lower.splits()[: len(lower.penalties)]:
+    d, b, first, rho = [], [], 0, memo.rho if iteration.rho is None else iteration.penalties(theta)
+    for k, split in enumerate(lower.splits()[: len(lower.penalties)]):
         rows = slice(first, first + int(np.prod(split.shape_out)))
         vanishing = found.stratum.vanishing[found.model.group[rows]]
         dual = np.where(vanishing, at.p[rows], found.dual[rows])
-        rho.append(float(at.sigma[first]))
         d.append(found.d[rows].reshape(split.shape_out))
-        b.append(dual.reshape(split.shape_out) / rho[-1])
+        b.append(dual.reshape(split.shape_out) / rho[k])
         first = rows.stop
     if found.model.box is not None:
-        rho.append(at.sigma_box)
         d.append(z)
-        b.append(at.q.reshape(z.shape) / at.sigma_box)
+        b.append(at.q.reshape(z.shape) / rho[-1])
     return (z, tuple(d), tuple(b)), rho
 
 

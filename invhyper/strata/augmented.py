@@ -19,6 +19,8 @@ from invhyper.strata.reduced import Reduced
 INNER_STEPS, OUTER_STEPS, GROWTH = 25, 25, 5.0
 # sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
 LARGEST = 1e8
+# Sizes below this times the range of y stand for zero: the slope is one-sided there.
+NOISE = 1e-9
 
 
 class Multipliers(NamedTuple):
@@ -50,17 +52,19 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
     certify it, with the Newton steps spent.
     """
     best, kept, newton, scale = None, at, 0, float(np.ptp(model.y)) or 1.0
-    worse = 0
+    worse, pointed, tried = 0, None, None
     for _ in range(OUTER_STEPS):
         before = at
         at, steps = step(model, at, 1e-10)
         newton += steps
         if not np.all(np.isfinite(at.z)):
             break
-        stratum, noise = _read(model, before, at)
+        stratum, noise = _read(model, before, at, scale)
         if noise <= 1e-7 * scale or not model.sharp:
-            found = norms.certify(norms.polish(model, stratum, at.z), at.p)
-            newton += found.newton_steps
+            same = pointed is not None and all(map(np.array_equal, stratum, pointed))
+            tried = tried if same else norms.polish(model, stratum, at.z)
+            newton += 0 if same else tried.newton_steps
+            found, pointed = norms.certify(tried, at.p), stratum
             worse = 0 if best is None or found.certified < best.certified else worse + 1
             if worse == 0:
                 best, kept = found, at
@@ -77,7 +81,7 @@ def scaled(model: Model, at: Multipliers, factor: float) -> Multipliers:
     return at._replace(sigma=sigma, sigma_box=min(at.sigma_box * factor, LARGEST))
 
 
-def _read(model, before, at) -> tuple[Stratum, float]:
+def _read(model, before, at, scale) -> tuple[Stratum, float]:
     """The stratum that an outer step points at, and the largest |(D z)_g| that stands for zero."""
     d = model.D @ at.z
     inside = model.norms(before.p + before.sigma * d) <= model.weight
@@ -89,7 +93,7 @@ def _read(model, before, at) -> tuple[Stratum, float]:
         out = sign * at.q > 0
         pinned |= out
         values[out] = bound[out]
-    return Stratum((inside | (sizes <= 3 * noise)) & sharp, pinned, values), noise
+    return Stratum((inside | (sizes <= max(3 * noise, NOISE * scale))) & sharp, pinned, values), noise
 
 
 def step(model: Model, at: Multipliers, tol: float) -> tuple[Multipliers, int]:

@@ -7,7 +7,7 @@ on the flat regions solves it. The norms that do not vanish bring their curvatur
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ class Stratum(NamedTuple):
     values: np.ndarray
 
 
-@dataclass
+@dataclass(frozen=True)
 class Polished:
     """The solution on a stratum: z, its regions, the active part of the dual variable and the linear system."""
 
@@ -93,8 +93,8 @@ class Polished:
     residual: np.ndarray  # of the equations in c and of the constraints
     system: Reduced
     newton_steps: int = 0
-    certified: float = field(default=np.inf)
-    gap: float = field(default=np.inf)
+    certified: float = np.inf
+    gap: float = np.inf
 
     @property
     def key(self) -> tuple:
@@ -187,10 +187,9 @@ def certify(polished: Polished, dual: np.ndarray) -> Polished:
         s[at] = np.maximum(s[at], 0.0)
         outside = max(0.0, float(np.max(low - polished.z)), float(np.max(polished.z - high)))
     scale = float(np.linalg.norm(model.y)) or 1.0
-    polished.gap = 0.5 * float(s @ s) / model.size
-    polished.certified = float(np.linalg.norm(s)) / np.sqrt(model.size) / scale
-    polished.certified = max(polished.certified, outside * np.sqrt(polished.z.size * model.size) / scale)
-    return polished
+    error = float(np.linalg.norm(s)) / np.sqrt(model.size) / scale
+    error = max(error, outside * np.sqrt(polished.z.size * model.size) / scale)
+    return replace(polished, certified=error, gap=0.5 * float(s @ s) / model.size)
 
 
 def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
