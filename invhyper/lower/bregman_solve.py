@@ -18,6 +18,8 @@ from invhyper.strata.norms import Model, Polished, Stratum
 SHARP_STEPS, MOST_STEPS = 100, 1000
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
 WARM, NEAR = 1e-4, 1e-3
+# A matrix with more than this share of entries is better applied as an operator.
+FULL = 0.1
 
 
 class Structure(NamedTuple):
@@ -169,12 +171,8 @@ def make_model(lower, theta, structure: Structure, forward: Operator) -> Model:
     for key, penalty in lower.penalties.items():
         weight.append(np.broadcast_to(np.asarray(theta[key], float), penalty.shape).ravel())
         delta.append(np.broadcast_to(np.asarray(penalty.delta, float), penalty.shape).ravel())
-    try:
-        matrix = None if isinstance(forward, Identity) else forward.to_scipy()
-        normal = 1.0 if matrix is None else scipy.sparse.csr_array(matrix.T @ matrix)
-    except TypeError:
-        normal = None
     identity = isinstance(forward, Identity)
+    normal = 1.0 if identity else _sparse_normal(forward)
     box = None if lower.box is None else tuple(np.broadcast_to(limit, shape).ravel() for limit in lower.box)
     return Model(
         forward=(lambda z: z) if identity else lambda z: np.asarray(forward.mv(z.reshape(shape))).ravel(),
@@ -191,6 +189,17 @@ def make_model(lower, theta, structure: Structure, forward: Operator) -> Model:
         box=box,
         curved=structure.D.shape[0] > sum(structure.groups),
     )
+
+
+def _sparse_normal(forward: Operator):
+    """K^T K as a sparse matrix, None where it is none or nearly full."""
+    try:
+        matrix = forward.to_scipy()
+    except TypeError:
+        return None
+    if matrix.nnz > FULL * matrix.shape[0] * matrix.shape[1]:
+        return None
+    return scipy.sparse.csr_array(matrix.T @ matrix)
 
 
 def _on_host(operator):

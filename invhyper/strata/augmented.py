@@ -19,8 +19,6 @@ from invhyper.strata.reduced import Reduced
 INNER_STEPS, OUTER_STEPS, GROWTH = 25, 25, 5.0
 # sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
 LARGEST = 1e8
-# Sizes below this times the range of y stand for zero: the slope is one-sided there.
-NOISE = 1e-9
 
 
 class Multipliers(NamedTuple):
@@ -93,7 +91,7 @@ def _read(model, before, at, scale) -> tuple[Stratum, float]:
         out = sign * at.q > 0
         pinned |= out
         values[out] = bound[out]
-    return Stratum((inside | (sizes <= max(3 * noise, NOISE * scale))) & sharp, pinned, values), noise
+    return Stratum((inside | (sizes <= max(3 * noise, norms.NOISE * scale))) & sharp, pinned, values), noise
 
 
 def step(model: Model, at: Multipliers, tol: float) -> tuple[Multipliers, int]:

@@ -14,19 +14,23 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from invhyper.strata.reduced import Reduced
-from invhyper.strata.regions import Regions, Rows, classify, independent
+from invhyper.strata.regions import Regions, Rows, classify
 
 NEWTON_STEPS = 40
 SHARP_STEPS = 10
+ROUNDS = 4
+# Sizes below this times the range of z stand for zero: the slope is one-sided there.
+NOISE = 1e-9
 
 
 @dataclass(frozen=True)
 class Model:
     """The numbers of a problem at one theta. z, y and rows of D are flat.
 
-    `forward`, `adjoint`: K and K^T; `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
-    K = I. `group`: the group of each row, `first_row`: a row of each group; `weight`, `delta`: of each group (delta 0: the norm itself). `size`: the
-    largest eigenvalue of K^T K. `box`: the lowest and the highest z, or None. `curved`: whether some group has several rows.
+    `forward`, `adjoint`: K and K^T. `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
+    K = I. `size`: its largest eigenvalue. `rows`: the kinds of the rows of D. `group`: the group of each row;
+    `first_row`: one row of each group; `weight`, `delta`: of each group (delta 0: the norm itself). `box`: the lowest
+    and the highest z, or None. `curved`: whether some group has several rows.
     """
 
     forward: Callable
@@ -115,6 +119,19 @@ def make_rows(D: csr_array) -> Rows:
 
 
 def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
+    """The solution on a stratum, from z; groups that come out as zero join those that vanish."""
+    for _ in range(ROUNDS):
+        found = _newton(model, stratum, z)
+        scale = float(np.ptp(found.z)) or 1.0
+        small = (found.sizes <= NOISE * scale) & (model.weight > 0) & (model.delta == 0)
+        small &= ~found.stratum.vanishing
+        if not small[model.group[np.diff(model.D.indptr) > 0]].any():
+            break
+        stratum, z = found.stratum._replace(vanishing=found.stratum.vanishing | small), found.z
+    return found
+
+
+def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
     """Newton's method on a stratum, from z."""
     regions = Regions(model.rows, stratum.vanishing[model.group], stratum.pinned, stratum.values)
     stratum = _closed(model, stratum, regions)
@@ -240,8 +257,10 @@ def _constraints(model, regions, vanishing_row):
     D = model.D[chosen]
     reduced = regions.reduce(D)
     defect = -(D @ regions.offset)
+    reduced.data[np.abs(reduced.data) < 1e-14] = 0.0
+    reduced.eliminate_zeros()
     kept = np.flatnonzero(np.diff(reduced.indptr))
-    return independent(reduced[kept]), defect[kept]
+    return reduced[kept], defect[kept]
 
 
 def _normal(model, regions):

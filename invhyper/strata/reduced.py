@@ -22,8 +22,8 @@ class Reduced:
     """A and C with a factor, made when it is first asked for.
 
     **Arguments**: `normal`: P^T K^T K P, a vector (its diagonal), a sparse matrix, or a function c -> A c; `size`: the
-    entries of each region (a preconditioner); `curvature`: a sparse matrix or None; `constraints`: C or None; `level`: the
-    largest eigenvalue of K^T K (for the preconditioner).
+    entries of each region and `level`, the largest eigenvalue of K^T K, for the preconditioner; `curvature`: a sparse
+    matrix or None; `constraints`: C or None.
     """
 
     def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints=None, level: float = 1.0):
@@ -149,8 +149,16 @@ class Reduced:
 
 
 def cholesky(A: scipy.sparse.csc_array) -> Callable:
-    """A solver for a sparse symmetric positive definite A: SuperLU with symmetric ordering and one refinement."""
-    lu = ssl.splu(A, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    """A solver for a sparse symmetric positive definite A: SuperLU with symmetric ordering and one refinement.
+
+    A singular A (entries that no datum and no norm holds) is moved by rounding; the residual tells.
+    """
+    options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+    try:
+        lu = ssl.splu(A, **options)
+    except RuntimeError:
+        shift = 1e-13 * max(float(np.abs(A.data).max(initial=0.0)), 1e-300)
+        lu = ssl.splu((A + shift * scipy.sparse.eye_array(A.shape[0])).tocsc(), **options)
     return lambda rhs: _refined(lu.solve, lambda c: A @ c, rhs)
 
 

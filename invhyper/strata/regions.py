@@ -7,7 +7,6 @@ one entry pins it at zero; what is left (second differences, TGV) stays as const
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
@@ -100,10 +99,3 @@ class Regions:
             reduced = csr_array((D.data[kept], (row, columns[kept])), shape=(D.shape[0], self.free))
         reduced.sum_duplicates()
         return reduced
-
-
-def independent(constraints: scipy.sparse.csr_array) -> csr_array:
-    """The rows of C that are not empty."""
-    constraints.data[np.abs(constraints.data) < 1e-14] = 0.0
-    constraints.eliminate_zeros()
-    return constraints[np.flatnonzero(np.diff(constraints.indptr))]
