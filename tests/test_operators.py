@@ -266,6 +266,7 @@ def test_lineax_solve_is_differentiated_in_the_width():
     np.testing.assert_allclose(slope, (dense(0.9 + 1e-5) - dense(0.9 - 1e-5)) / 2e-5, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_hypergradient_in_width_and_weight():
     """Deblurring under a quadratic penalty: the blur is traced, the differences are called back on the host."""
     y, D = RNG.standard_normal((4, 5)), ih.Differences((4, 5))
