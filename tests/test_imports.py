@@ -92,8 +92,7 @@ def declared(*extras: str) -> set[str]:
 @pytest.mark.parametrize(
     "folders, extras",
     [
-        (("invhyper",), ()),
-        (("case_studies",), ("imaging",)),
+        (("invhyper", "case_studies"), ("imaging",)),
         (("tests", "docs"), ("imaging", "test", "docs", "bench")),
     ],
 )

@@ -1,4 +1,4 @@
-"""Criteria from data: distance to a known truth, error on held-out rows, and k-fold cross-validation."""
+"""Criteria from data: distance to a known truth, error on what was held out, and k-fold cross-validation."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, PyTree
 
+from invhyper.operators.mask import Mask
+from invhyper.operators.operator import Composition, Operator
 from invhyper.operators.sparse import Sparse
 from invhyper.problem import Bilevel
 from invhyper.together import Together
@@ -35,9 +37,12 @@ def log_loss(prediction: Array, y: Array) -> Array:
 
 
 class Truth(eqx.Module):
-    """Half the squared distance to a known x (a batch: the sum).
+    """Half the squared distance to a known x (a batch, or the tuple of a `Together`: the sum).
 
         C(x) = 1/2 sum |x - truth|^2
+
+    **Arguments**: `truth`: an array of the shape of x, or a tuple of arrays, one a solution. Raises ValueError for NaN
+    and for shapes that differ.
 
     >>> import numpy as np, invhyper as ih
     >>> float(ih.Truth(np.zeros(2))(np.ones(2), {}))
@@ -50,40 +55,57 @@ class Truth(eqx.Module):
         self.truth = jax.tree.map(lambda leaf: _finite(leaf, "truth"), truth)
 
     def __call__(self, x: PyTree, theta: PyTree) -> Array:
-        for part, known in zip(jax.tree.leaves(x), jax.tree.leaves(self.truth), strict=True):
-            if jnp.shape(part) != jnp.shape(known):
-                raise ValueError(f"Truth holds shape {jnp.shape(known)}, the solution has shape {jnp.shape(part)}")
-        return 0.5 * sum(
-            jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(self.truth), strict=True)
-        )
+        parts, known = jax.tree.leaves(x), jax.tree.leaves(self.truth)
+        if len(parts) != len(known):
+            raise ValueError(f"Truth holds {len(known)} arrays, the solution {len(parts)}: one for each is wanted")
+        for part, true in zip(parts, known, strict=True):
+            if jnp.shape(part) != jnp.shape(true):
+                raise ValueError(f"Truth holds shape {jnp.shape(true)}, the solution has shape {jnp.shape(part)}")
+        return 0.5 * sum(jnp.sum((part - true) ** 2) for part, true in zip(parts, known, strict=True))
 
 
 class HeldOut(eqx.Module):
-    """Mean loss on rows that the lower level did not see.
+    """Mean loss on what the lower level did not see: rows of a regression, pixels or measurements of an image.
 
-        C(x) = 1/m sum_i loss(a_i . x, y_i)
+        C(x) = 1/m sum_i loss((A x)_i, y_i)
 
-    **Arguments**: `A` (m, p), dense or scipy sparse; `y` (m,); `loss(prediction, y)` per row. None is the loss of the
-    lower level it meets in `Bilevel`: `squared` for regressions, `log_loss` for `Logistic` (whose labels 0/1 become
-    -1/+1). If x has p + 1 entries the last is the intercept. Raises ValueError for shapes and for NaN.
+    **Arguments**: `A`: a matrix (m, p), dense or scipy sparse, with `y` (m,); or an `Operator` from images to
+    measurements, or a function theta -> Operator, with `y` of the shape of its output. Of a `Mask`, or of
+    `Mask(keep) @ K`, only the entries kept count: they are the m of the mean, and y may hold anything elsewhere (with
+    a function of theta, any number). `loss(prediction, y)` per entry; None is the loss of the lower level it meets in
+    `Bilevel`: `squared` for regressions and images, `log_loss` for `Logistic` (whose labels 0/1 become -1/+1). If A is
+    a matrix and x has p + 1 entries, the last is the intercept. Raises ValueError for shapes and for NaN.
 
     >>> import numpy as np, invhyper as ih
     >>> float(ih.HeldOut(np.eye(2), np.zeros(2))(np.ones(2), {}))
     1.0
+    >>> left_out = ih.Mask(np.array([[True, False], [False, True]]))
+    >>> float(ih.HeldOut(left_out, np.array([[0.0, np.nan], [np.nan, 3.0]]))(np.ones((2, 2)), {}))
+    2.5
     """
 
-    A: Array | Sparse
+    A: Array | Sparse | Operator | Callable
     y: Array
     loss: Callable | None = eqx.field(static=True)
 
     def __init__(self, A, y, loss: Callable | None = None):
+        if isinstance(A, Operator):
+            A = A.at(np.shape(y)) if A.shape_out is None else A
+            self.A, self.y, self.loss = A, _measurements(A, y), loss
+            return
+        if callable(A):
+            self.A, self.y, self.loss = A, _finite(y, "y"), loss
+            return
         if scipy.sparse.issparse(A):
             A = Sparse.from_scipy(A)
         if not isinstance(A, Sparse):
             A = _finite(A, "A")
         y = _finite(y, "y")
         if len(A.shape) != 2 or y.ndim != 1 or A.shape[0] != y.shape[0]:
-            raise ValueError(f"HeldOut wants A (m, p) and y (m,); it was given A {tuple(A.shape)} and y {y.shape}")
+            raise ValueError(
+                f"HeldOut wants A (m, p) and y (m,); it was given A {tuple(A.shape)} and y {y.shape} (for an image "
+                "A is an Operator: Mask, from_scipy)"
+            )
         if y.shape[0] == 0:
             raise ValueError("HeldOut was given no rows: at least one is wanted")
         self.A, self.y, self.loss = A, y, loss
@@ -94,25 +116,94 @@ class HeldOut(eqx.Module):
         return self if self.loss is not None or own is None else HeldOut(self.A, _signs(self.y), own)
 
     def __call__(self, x: Array, theta: PyTree) -> Array:
+        if isinstance(self.A, Operator):
+            return self._of_image(self.A, x)
+        if not isinstance(self.A, Sparse) and callable(self.A):
+            return self._of_image(self._at(theta), x)
         p = self.A.shape[1]
-        if x.shape not in ((p,), (p + 1,)):
-            raise ValueError(f"HeldOut has {p} columns in A; the solution has shape {x.shape}")
+        if jnp.shape(x) not in ((p,), (p + 1,)):
+            raise ValueError(f"HeldOut has {p} columns in A; the solution has shape {jnp.shape(x)}")
         prediction = self.A @ x[:p] + (x[p] if x.shape[0] == p + 1 else 0.0)
         return jnp.mean((self.loss or squared)(prediction, self.y))
 
+    def _at(self, theta) -> Operator:
+        operator = self.A(theta)
+        if not isinstance(operator, Operator):
+            raise TypeError(f"HeldOut A(theta) is a {type(operator).__name__}: an Operator is wanted")
+        operator = operator.at(self.y.shape) if operator.shape_out is None else operator
+        _check_measured(operator, self.y.shape)
+        return operator
+
+    def _of_image(self, operator: Operator, x: Array) -> Array:
+        if jnp.shape(x) != tuple(operator.shape_in):
+            name = type(operator).__name__
+            raise ValueError(
+                f"HeldOut holds a {name} of images of shape {tuple(operator.shape_in)}; the solution has shape "
+                f"{jnp.shape(x)}"
+            )
+        losses = (self.loss or squared)(operator.mv(jnp.asarray(x)), self.y)
+        keep = _kept(operator)
+        return jnp.mean(losses) if keep is None else jnp.sum(jnp.where(keep, losses, 0.0)) / jnp.sum(keep)
+
+
+def _kept(operator: Operator) -> Array | None:
+    """Which measurements a mask in front keeps; None: there is no mask, all count."""
+    while isinstance(operator, Composition):
+        operator = operator.left
+    return operator.keep if isinstance(operator, Mask) else None
+
+
+def _check_measured(operator: Operator, shape):
+    if tuple(operator.shape_out) != tuple(shape):
+        raise ValueError(
+            f"HeldOut A gives arrays of shape {tuple(operator.shape_out)}; y has shape {tuple(shape)}: they must agree"
+        )
+
+
+def _measurements(operator: Operator, y) -> Array:
+    """y of the shape of the operator's output, zero where its mask keeps nothing."""
+    _check_measured(operator, np.shape(y))
+    keep = _kept(operator)
+    return _finite(y if keep is None else jnp.where(keep, jnp.asarray(y), 0), "y")
+
 
 class Mean(eqx.Module):
-    """The mean of criteria, one for each lower level of a `Together`."""
+    """The mean of criteria, one for each lower level of a `Together`: a training set judged by what each left out.
+
+        C(x) = 1/k sum_f C_f(x_f)
+
+    **Arguments**: `criteria`: one for each lower level, in their order. Raises ValueError for another number of them.
+
+    >>> import numpy as np, invhyper as ih
+    >>> left, right = ih.Truth(np.zeros(2)), ih.Truth(np.zeros((3, 3)))
+    >>> float(ih.Mean([left, right])((np.ones(2), np.zeros((3, 3))), {}))
+    0.5
+    """
 
     criteria: tuple[Callable, ...]
 
+    def __init__(self, criteria):
+        self.criteria = tuple(criteria)
+        if not self.criteria:
+            raise ValueError("Mean was given no criterion: at least one is wanted")
+
     def __call__(self, x: tuple, theta: PyTree) -> Array:
+        if not isinstance(x, tuple) or len(x) != len(self.criteria):
+            found = f"{len(x)} solutions" if isinstance(x, tuple) else "one solution, not a tuple"
+            raise ValueError(f"Mean holds {len(self.criteria)} criteria and was given {found}: one for each is wanted")
         parts = zip(self.criteria, x, strict=True)
         return sum(criterion(part, theta) for criterion, part in parts) / len(self.criteria)
 
     def bind(self, lower) -> "Mean":
         """Each criterion bound to its lower level."""
-        pairs = zip(self.criteria, lower.lowers, strict=True)
+        lowers = getattr(lower, "lowers", None)
+        if lowers is None:
+            return self
+        if len(lowers) != len(self.criteria):
+            raise ValueError(
+                f"Mean holds {len(self.criteria)} criteria and meets {len(lowers)} lower levels: one for each is wanted"
+            )
+        pairs = zip(self.criteria, lowers, strict=True)
         return Mean(tuple(c.bind(low) if hasattr(c, "bind") else c for c, low in pairs))
 
 
@@ -140,7 +231,7 @@ def KFold(make_lower: Callable, A, y, folds: int = 5, seed: int = 0, loss: Calla
         kept = np.setdiff1d(np.arange(n), held)
         lowers.append(make_lower(A[kept], y[kept]))
         criteria.append(HeldOut(A[held], y[held], loss))
-    return Bilevel(Together(lowers), Mean(tuple(criteria)))
+    return Bilevel(Together(lowers), Mean(criteria))
 
 
 def _finite(value, name: str) -> Array:
