@@ -60,10 +60,43 @@ class Penalty(eqx.Module):
 
     @property
     def weight_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that a weight may have: one for all, one a group, and one a pixel shared by its entries of D x."""
+        """The shapes that a weight may have: one for all, one a group, and one a pixel shared by its entries of D x.
+
+        Coarser ones are blocks: see `grid`.
+        """
         out, shape = tuple(self.analysis.shape_out), self.shape
         shared = self.groups is None and len(out) > 1
         return ((), shape, out[1:]) if shared else ((), shape)
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Which of `weight_shapes` a weight of this shape cuts into equal blocks, one an entry; None if none."""
+        labelled = self.groups is not None and not isinstance(self.groups, int)
+        for fine in self.weight_shapes:
+            if shape == fine or (
+                len(shape) == len(fine)
+                and not labelled
+                and all(coarse and size % coarse == 0 for coarse, size in zip(shape, fine, strict=True))
+            ):
+                return fine
+        return None
+
+    def fill(self, weight):
+        """The weight of each norm, as an array that broadcasts against them: every block filled with its entry."""
+        shape = np.shape(weight)
+        for axis, (coarse, size) in enumerate(zip(shape, self.grid(shape), strict=True)):
+            weight = weight if coarse == size else weight.repeat(size // coarse, axis)
+        return weight
+
+    def gather(self, per_group: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """One number a norm, summed over all that share an entry of a weight of this shape: the adjoint of `fill`."""
+        fine = self.grid(shape)
+        if fine == ():
+            return np.asarray(per_group.sum())
+        values = per_group if fine == per_group.shape else per_group.sum(axis=0)
+        if shape == fine:
+            return values
+        blocks = [part for coarse, size in zip(shape, fine, strict=True) for part in (coarse, size // coarse)]
+        return values.reshape(blocks).sum(axis=tuple(range(1, 2 * len(shape), 2)))
 
     def group_of_entry(self) -> np.ndarray:
         """The index of each entry's group in the raveled array of norms."""
@@ -102,7 +135,7 @@ class Penalty(eqx.Module):
         if not (isinstance(delta, float) and delta == 0.0):
             inner = xp.where(delta > 0, sizes**2 / (2.0 * xp.where(delta > 0, delta, 1.0)), sizes)
             sizes = xp.where(sizes <= delta, inner, sizes - delta / 2)
-        return (weight * sizes).sum()
+        return (self.fill(weight) * sizes).sum()
 
     def prox(self, v, step):
         """argmin_d  1/2 |d - v|^2 + sum_g step_g h(|d_g|); `step` broadcasts against the norms."""

@@ -75,10 +75,12 @@ class SumOfNorms(LowerLevel):
                 )
         theta = check_theta(self, theta)
         for key, penalty in self.penalties.items():
-            shapes = penalty.weight_shapes
-            if np.shape(theta[key]) not in shapes:
-                listed = " or ".join(str(shape) if shape else "a scalar" for shape in dict.fromkeys(shapes))
-                raise ValueError(f"theta {key!r} has shape {np.shape(theta[key])}: {name} wants {listed}")
+            if penalty.grid(np.shape(theta[key])) is None:
+                shapes = dict.fromkeys(penalty.weight_shapes)
+                listed = " or ".join(str(shape) if shape else "a scalar" for shape in shapes)
+                raise ValueError(
+                    f"theta {key!r} has shape {np.shape(theta[key])}: {name} wants {listed}, or equal blocks of these"
+                )
         return theta
 
     def bounds(self, theta):
@@ -127,7 +129,7 @@ class SumOfNorms(LowerLevel):
 
     def weights(self, theta) -> tuple:
         """The weights as the penalties' prox takes them."""
-        return tuple(theta[key] for key in self.penalties)
+        return tuple(penalty.fill(theta[key]) for key, penalty in self.penalties.items())
 
     def prox(self, k, v, weights, rho):
         """The proximal step of split k."""

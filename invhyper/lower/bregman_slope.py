@@ -31,7 +31,8 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         return found.system.solve(rhs[:m], rhs[m:])
 
     def B(dtheta):
-        spread = [np.broadcast_to(dtheta[key], penalty.shape).ravel() for key, penalty in lower.penalties.items()]
+        filled = ((penalty.fill(np.asarray(dtheta[key])), penalty.shape) for key, penalty in lower.penalties.items())
+        spread = [np.broadcast_to(*each).ravel() for each in filled]
         change = model.D.T @ ((kept * np.concatenate(spread))[model.group] * found.d)
         if moves:
             change = change + _pushed(lower, theta, dtheta, found.z, shape)
@@ -46,7 +47,7 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
             gradient = _pulled(lower, theta, q, found.z, shape)
         first = 0
         for (key, penalty), count in zip(lower.penalties.items(), structure.groups, strict=True):
-            own = _onto(along[first : first + count].reshape(penalty.shape), np.shape(theta[key]))
+            own = penalty.gather(along[first : first + count].reshape(penalty.shape), np.shape(theta[key]))
             gradient[key] = gradient[key] + own if moves else own
             first += count
         return gradient
@@ -74,13 +75,6 @@ def _same(a, b) -> bool:
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
         np.array_equal(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
-
-
-def _onto(values, shape):
-    """Sums over the axes along which a weight of this shape was spread."""
-    if shape == ():
-        return np.asarray(values.sum())
-    return values if values.shape == shape else values.sum(axis=0)
 
 
 def _reduced_force(lower, z):

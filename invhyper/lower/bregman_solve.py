@@ -169,7 +169,7 @@ def make_model(lower, theta, structure: Structure, forward: Operator) -> Model:
     shape, out = tuple(forward.shape_in), tuple(forward.shape_out)
     weight, delta = [], []
     for key, penalty in lower.penalties.items():
-        weight.append(np.broadcast_to(np.asarray(theta[key], float), penalty.shape).ravel())
+        weight.append(np.broadcast_to(penalty.fill(np.asarray(theta[key], float)), penalty.shape).ravel())
         delta.append(np.broadcast_to(np.asarray(penalty.delta, float), penalty.shape).ravel())
     identity = isinstance(forward, Identity)
     normal = 1.0 if identity else _sparse_normal(forward)

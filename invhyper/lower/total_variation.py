@@ -22,8 +22,9 @@ class TotalVariation(SumOfNorms):
     theta -> Operator whose hyperparameters are tuned along. `isotropic`; `nonnegative`: x >= 0. `boundary`:
     "neumann" (no edge across the border), "periodic" or "zero". `solver`: a `SplitBregman` other than the default.
 
-    weight is a scalar; an image of weights of the shape of x (pixel (i, j) owns its edges to (i+1, j) and (i, j+1));
-    or one an edge, (ndim, *shape), anisotropic only. Absent edges have gradient zero.
+    weight is a scalar; an image of weights of the shape of x (pixel (i, j) owns its edges to (i+1, j) and (i, j+1)); a
+    coarser one that divides x into equal blocks, one weight a block; or one an edge, (ndim, *shape), anisotropic only.
+    Absent edges have gradient zero.
 
     Raises ValueError for NaN, shapes, negative weights. With K = I the `error` of a solution is the root of twice the
     duality gap over |y|, so |x - x*| <= error |y|.
