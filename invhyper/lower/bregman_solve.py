@@ -14,12 +14,15 @@ from invhyper.strata import augmented, norms
 from invhyper.strata.augmented import Multipliers
 from invhyper.strata.norms import Model, Polished, Stratum
 
-# Split Bregman steps before Newton's method takes over: for norms of several entries, and for all others.
-SHARP_STEPS, MOST_STEPS = 100, 1000
+# Split Bregman steps before Newton's method takes over: for norms of several entries that may vanish, for operators
+# other than the identity, and for all else.
+SHARP_STEPS, BLURRED_STEPS, MOST_STEPS = 100, 200, 1000
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
 WARM, NEAR = 1e-4, 1e-3
 # A matrix with more than this share of entries is better applied as an operator.
 FULL = 0.1
+# Where K has no matrix a try at the stratum is dear: one every so many steps, unless the stratum has settled.
+HASTE = 200
 
 
 class Structure(NamedTuple):
@@ -85,8 +88,8 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
     """Split Bregman with a try at the stratum in between; only a few steps where norms of several entries vanish."""
     iteration = lower.iteration()
     splitting = Balance(iteration, theta, *_start(iteration, theta, start, memo, forward), forward)
-    best = kept = None
-    most = SHARP_STEPS if model.sharp else MOST_STEPS
+    best = kept = pointed = None
+    most = SHARP_STEPS if model.sharp else MOST_STEPS if isinstance(model.normal, float) else BLURRED_STEPS
     while splitting.steps < most:
         splitting.run(Balance.every)
         if not np.all(np.isfinite(splitting.state[0])):
@@ -95,7 +98,12 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
         if model.sharp:
             kept = at
             continue
-        found = norms.certify(norms.polish(model, stratum_of(lower, model, splitting.state), at.z), at.p)
+        stratum = stratum_of(lower, model, splitting.state)
+        settled = pointed is not None and all(map(np.array_equal, stratum, pointed))
+        pointed = stratum
+        if model.normal is None and not settled and splitting.steps % HASTE:
+            continue
+        found = norms.certify(norms.polish(model, stratum, at.z), at.p)
         if best is None or found.certified < best.certified:
             best, kept = found, at
         if best.certified <= tol:

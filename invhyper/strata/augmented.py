@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
-from invhyper.strata import norms
+from invhyper.strata import multipliers, norms
 from invhyper.strata.norms import Model, Polished, Stratum
 from invhyper.strata.reduced import Reduced
 
 INNER_STEPS, OUTER_STEPS, GROWTH = 25, 25, 5.0
+# Tolerance of Newton directions where K has no matrix.
+INEXACT = 1e-4
 # sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
 LARGEST = 1e8
 
@@ -62,10 +64,12 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
             same = pointed is not None and all(map(np.array_equal, stratum, pointed))
             tried = tried if same else norms.polish(model, stratum, at.z)
             newton += 0 if same else tried.newton_steps
-            found, pointed = norms.certify(tried, at.p), stratum
+            pointed = stratum
+            dual = multipliers.balance(tried, at.p, at.q, tol)
+            found = norms.certify(tried, dual)
             worse = 0 if best is None or found.certified < best.certified else worse + 1
             if worse == 0:
-                best, kept = found, at
+                best, kept = found, at._replace(p=dual)
             if best.certified <= tol or worse == 4:
                 break
         at = scaled(model, at, GROWTH)
@@ -169,4 +173,4 @@ def _system(model, at, parts, q):
         normal = lambda z: model.adjoint(model.forward(z))  # noqa: E731
     else:
         normal = np.full(n, model.normal) if isinstance(model.normal, float) else model.normal
-    return Reduced(normal, np.ones(n), csr_array(curvature), None, model.size)
+    return Reduced(normal, np.ones(n), csr_array(curvature), None, model.size, INEXACT)

@@ -14,8 +14,9 @@ import scipy.sparse
 import scipy.sparse.linalg as ssl
 from scipy.sparse import csr_array, diags_array
 
-# Below this many regions a matrix-free A is written out, one column a region.
-DENSE_LIMIT = 1500
+# A matrix-free A of a few regions is written out, a larger one solved by conjugate gradients; where these fail, it is
+# written out as well, up to a limit.
+CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 256
 
 
 class Reduced:
@@ -23,14 +24,14 @@ class Reduced:
 
     **Arguments**: `normal`: P^T K^T K P, a vector (its diagonal), a sparse matrix, or a function c -> A c; `size`: the
     entries of each region and `level`, the largest eigenvalue of K^T K, for the preconditioner; `curvature`: a sparse
-    matrix or None; `constraints`: C or None.
+    matrix or None; `constraints`: C or None; `tol` of conjugate gradients, the only solver that is not direct.
     """
 
-    def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints=None, level: float = 1.0):
+    def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints=None, level=1.0, tol=1e-13):
         self.size, self.unknowns = size, size.size
         self.constraints = constraints if constraints is not None and constraints.shape[0] else None
         self.curvature = curvature
-        self.normal, self.level = normal, level
+        self.normal, self.level, self.tol = normal, level, tol
         self.steps = 0
         self._solve = None
 
@@ -109,17 +110,17 @@ class Reduced:
                 self._penalty = 1e6 * max(abs(A).max(), 1e-300) / max(abs(penalty).max(), 1e-300)
                 A = (A + self._penalty * penalty).tocsc()
             return cholesky(A)
-        if self.unknowns <= DENSE_LIMIT:
-            identity = np.eye(self.unknowns)
-            A = np.stack([self.apply_upper(e) for e in identity])
-            A = 0.5 * (A + A.T)
-            if self.constraints is not None:
-                penalty = (self.constraints.T @ self.constraints).toarray()
-                self._penalty = 1e6 * np.abs(A).max() / max(np.abs(penalty).max(), 1e-300)
-                A += self._penalty * penalty
-            factor = scipy.linalg.cho_factor(A + 1e-15 * np.trace(A) / self.unknowns * identity)
-            return lambda rhs: _refined(lambda r: scipy.linalg.cho_solve(factor, r), lambda c: A @ c, rhs)
         return self._conjugate_gradients()
+
+    def _dense(self):
+        """A written out, one column a region, and its Cholesky factor."""
+        identity = np.eye(self.unknowns)
+        A = np.stack([self.apply_upper(e) for e in identity])
+        A = 0.5 * (A + A.T)
+        if self.constraints is not None:
+            A += self._penalty * (self.constraints.T @ self.constraints).toarray()
+        factor = scipy.linalg.cho_factor(A + 1e-15 * np.trace(A) / self.unknowns * identity)
+        return lambda rhs: _refined(lambda r: scipy.linalg.cho_solve(factor, r), lambda c: A @ c, rhs)
 
     def _conjugate_gradients(self):
         """CG, preconditioned by the region sizes and the curvature."""
@@ -139,13 +140,21 @@ class Reduced:
         n = self.unknowns
         A, M = self._operator(apply, n), self._operator(precondition, n)
 
-        def solve(rhs):
-            def count(_):
-                self.steps += 1
+        dense = [self._dense()] if n <= SMALL else []
 
-            return ssl.cg(A, rhs, rtol=1e-13, atol=0.0, maxiter=1000, M=M, callback=count)[0]
+        def solve(rhs):
+            if dense:
+                return dense[0](rhs)
+            c, failed = ssl.cg(A, rhs, rtol=self.tol, atol=0.0, maxiter=CG_STEPS, M=M, callback=self._count)
+            if failed and n <= DENSE_LIMIT:
+                dense.append(self._dense())
+                return dense[0](rhs)
+            return c
 
         return solve
+
+    def _count(self, _):
+        self.steps += 1
 
 
 def cholesky(A: scipy.sparse.csc_array) -> Callable:
