@@ -1,0 +1,81 @@
+"""How searches went, step by step."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import ArrayLike
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from invhyper.plots.style import BLUE, GREEN, GREY, PURPLE, STYLE, VERMILION, canvas, star
+
+
+def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
+    """How a search went: F above its best; slope, residuals and tolerance below.
+
+    **Arguments**: `report`: a `Report`; `axes`: two axes, or None for a new figure. Raises ValueError for an empty
+    history.
+
+    >>> import numpy as np, invhyper as ih
+    >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.zeros(2)))
+    >>> report = ih.tune(problem, ih.Parameters(l2=ih.log(1.0, 1e-3, 1e3)))
+    >>> len(ih.plots.descent(report).axes)
+    2
+
+    The slope is the norm of the projected gradient on the search scale, which the search drives to zero.
+    """
+    steps = report.history
+    if not steps:
+        raise ValueError("plots.descent was given a report with no steps: tune at least one step first")
+    if axes is None:
+        figure, grid = canvas(2, 1, (6.4, 5.4), sharex=True, height_ratios=(1, 1.15))
+        axes = grid[:, 0]
+    above, below = axes
+    k = np.array([step.k for step in steps])
+    value = np.array([step.value for step in steps])
+    best = int(np.nanargmin(value))
+    excess = value - value[best]
+    positive = np.where(excess > 0, excess, np.nan)
+    size = float(np.clip(160 / k.size, 2.0, 4.5))
+    with mpl.rc_context(STYLE):
+        above.plot(k, positive, "o", ms=size, color=BLUE, label="evaluated")
+        so_far = np.fmin.accumulate(excess)
+        so_far = np.where(so_far > 0, so_far, np.nan)
+        above.step(k, so_far, where="post", color=BLUE, lw=1.2, alpha=0.55, label="best so far")
+        foot = above.get_xaxis_transform()
+        star(above, k[best], 0.0, f"best: F = {value[best]:.6g}", transform=foot)
+        above.set(yscale="log", ylabel="F above its best")
+        above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        for name, label, colour, form in (
+            ("gradient_norm", "slope", VERMILION, "o-"),
+            ("lower_residual", "lower residual", GREEN, "s-"),
+            ("adjoint_residual", "adjoint residual", PURPLE, "^-"),
+            ("tol", "tolerance", GREY, "--"),
+        ):
+            series = np.array([getattr(step, name) for step in steps], float)
+            if np.any(series > 0):
+                below.plot(k, np.where(series > 0, series, np.nan), form, ms=size, lw=1.1, color=colour, label=label)
+        kinks = [step.k for step in steps if step.kink]
+        if kinks:
+            foot = below.get_xaxis_transform()
+            below.plot(kinks, np.full(len(kinks), 0.97), "|", color="black", ms=8, transform=foot, label="kink")
+        below.set(yscale="log", xlabel="outer step", ylabel="size")
+        for axes in (above, below):
+            axes.yaxis.set_major_locator(LogLocator(numticks=8))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, columnspacing=1.2, handlelength=1.4)
+    return above.figure
+
+
+def improving(path: ArrayLike) -> np.ndarray:
+    """The rows of a path (steps, weights + 1) whose F, the last column, is below all before: what a search kept.
+
+    >>> improving(np.array([[1.0, 5.0], [2.0, 7.0], [3.0, 4.0]])).tolist()
+    [[1.0, 5.0], [3.0, 4.0]]
+    """
+    path = np.asarray(path, float)
+    before = np.r_[np.inf, np.fmin.accumulate(path[:, -1])[:-1]]
+    return path[path[:, -1] < before]
