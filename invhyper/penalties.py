@@ -25,6 +25,13 @@ class Penalty(eqx.Module):
     the image it meets). `groups`: None, every entry of D x has a norm of its own (l1); 0, the entries along the first
     axis of D x share a norm; an integer array of the shape of D x, entries with the same label do. `delta`: Huber's
     threshold, 0 for the norm itself.
+
+    >>> import numpy as np, invhyper as ih
+    >>> pairs = Penalty(ih.Identity((4,)), groups=np.array([0, 0, 1, 1])).at((4,))
+    >>> float(pairs.value(np.array([3.0, 4.0, 0.0, 1.0]), np.array([1.0, 2.0])))
+    7.0
+    >>> pairs.prox(np.array([3.0, 4.0, 0.0, 1.0]), 2.5).tolist()
+    [1.5, 2.0, 0.0, 0.0]
     """
 
     __getattribute__ = object.__getattribute__  # see problem.PLAIN_LOOKUP

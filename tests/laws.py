@@ -7,6 +7,7 @@ import numpy as np
 
 import invhyper as ih
 from invhyper import tree
+from invhyper.penalties import Penalty
 
 H = 1e-5
 
@@ -82,6 +83,45 @@ def dot_test(operator, seed: int = 0):
         np.testing.assert_allclose(
             operator @ to(2.0 * x - other), 2.0 * (operator @ to(x)) - operator @ to(other), rtol=1e-11, atol=1e-12
         )
+
+
+def prox(penalty, seed: int = 0):
+    """p = prox(v) is the minimiser of a strongly convex function: every d costs at least 1/2 |d - p|^2 more.
+
+    In NumPy and in JAX, for groups that vanish and groups that do not; the derivative is finite at zero.
+    """
+    rng = np.random.default_rng(seed)
+    split = Penalty(ih.Identity(penalty.analysis.shape_out), penalty.groups, penalty.delta)
+    v, step = rng.standard_normal(split.analysis.shape_in), rng.uniform(0.2, 1.5, split.shape)
+
+    def cost(d):
+        return 0.5 * float(np.sum((d - v) ** 2)) + float(split.value(d, step))
+
+    p = split.prox(v, step)
+    vanish = split.norms(p) == 0
+    assert isinstance(p, np.ndarray) and np.any(vanish | (np.asarray(split.delta) > 0)) and not np.all(vanish)
+    for size in (1e-6, 1e-3, 0.1, 1.0):
+        for _ in range(10):
+            d = p + size * rng.standard_normal(p.shape)
+            assert cost(d) - cost(p) >= 0.5 * np.sum((d - p) ** 2) - 1e-13
+    assert cost(0.0 * p) - cost(p) >= 0.5 * np.sum(p**2) - 1e-13
+    traced = split.prox(jnp.asarray(v), jnp.asarray(step))
+    assert isinstance(traced, jax.Array)
+    np.testing.assert_allclose(traced, p, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(split.value(jnp.asarray(v), jnp.asarray(step)), split.value(v, step), rtol=1e-14)
+    for point in (v, p, 0.0 * p):
+        assert np.all(np.isfinite(jax.grad(split.value)(jnp.asarray(point), jnp.asarray(step))))
+
+
+def iteration(process: ih.Iteration, lower: ih.LowerLevel, theta, tol: float = 1e-6):
+    """Its fixed point is the solution of `lower`, which one more step does not move."""
+    theta = jax.tree.map(jnp.asarray, lower.check(theta))
+    x = np.asarray(ih.solve(lower, theta, tol=1e-11).x)
+    fixed = ih.solve(ih.FixedPoint(process), theta, tol=tol / 1000)
+    again = process.output(process.step(fixed.memo, theta, 0))
+    for found in (fixed.x, again):
+        assert np.shape(found) == np.shape(x)
+        assert np.linalg.norm(found - x) <= tol * np.linalg.norm(x)
 
 
 def linear_solver(solver, tol: float = 1e-10, seed: int = 0):

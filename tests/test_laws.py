@@ -18,6 +18,7 @@ RNG = np.random.default_rng(7)
 A, A_VAL = RNG.standard_normal((12, 5)), RNG.standard_normal((9, 5))
 X = np.array([2.0, -1.0, 0.0, 0.5, 0.0])
 Y, Y_VAL = A @ X + 0.1 * RNG.standard_normal(12), A_VAL @ X + 0.1 * RNG.standard_normal(9)
+IMAGE = np.add.outer([0.0, 0.0, 1.0, 1.5, 2.0], [0.0, 0.0, 0.0, 2.0, 2.0, 1.0]) + 0.3 * RNG.standard_normal((5, 6))
 
 # name: (lower level, theta)
 LOWER = {
@@ -32,11 +33,27 @@ LOWER = {
         ih.BPDN(A, Y, equality=(np.ones((1, 5)), np.ones(1)), inequality=(np.eye(5)[:2], np.array([1.0, 3.0]))),
         {"weight": 0.4},
     ),
+    "TotalVariation": lambda: (
+        ih.TotalVariation(IMAGE),
+        {"weight": 0.3 + 0.1 * np.random.default_rng(8).random((5, 6))},
+    ),
+    "TotalVariation nonnegative": lambda: (
+        ih.TotalVariation(IMAGE - 1.0, ih.Blur(np.full((1, 3), 1 / 3), boundary="neumann"), True, True),
+        {"weight": 0.1},
+    ),
+    "HuberTV": lambda: (ih.HuberTV(IMAGE, delta=0.2, isotropic=True), {"weight": 0.3}),
+    "AnalysisL1": lambda: (ih.AnalysisL1(IMAGE, ih.Differences((5, 6), order=2)), {"weight": 0.3}),
+    "Composite": lambda: (
+        ih.Composite(IMAGE, {"jumps": ih.TV(isotropic=True), "size": ih.L1(ih.Identity((5, 6)))}),
+        {"jumps": 0.2, "size": 0.3},
+    ),
+    "TGV": lambda: (ih.TGV(IMAGE), {"weight": 0.3, "weight2": 0.4}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
 # Minimisers without constraints: their objective has a word of its own.
 UNCONSTRAINED = {"Ridge", "Logistic", "Smooth", "ElasticNet", "BPDN", "Together"}
+UNCONSTRAINED |= {"TotalVariation", "HuberTV", "AnalysisL1", "Composite"}
 HYPERGRADIENT = {
     "Implicit": lambda: ih.Implicit(),
     "Implicit direct": lambda: ih.Implicit(ih.Direct()),
@@ -64,6 +81,16 @@ OPERATORS = {
     "from_functions": ih.from_functions(lambda x: np.roll(2 * x, 1), lambda y: 2 * np.roll(y, -1), (6, 5), (6, 5)),
     "composition": ih.Blur(KERNEL[:1], shape=(6, 5), boundary="zero") @ ih.Mask(np.eye(6, 5, dtype=bool)),
 }
+PENALTIES = {
+    "Penalty": ih.Penalty(ih.Differences((4, 5)), groups=np.random.default_rng(4).integers(0, 7, (2, 4, 5))),
+    "TV": ih.TV(),
+    "TV isotropic": ih.TV(isotropic=True),
+    "L1": ih.L1(ih.Identity((4, 5))),
+    "Huber": ih.Huber(delta=0.4),
+    "Huber isotropic": ih.Huber(delta=np.random.default_rng(5).random((4, 5)), groups=0),
+    "Huber groups": ih.Huber(ih.Identity((4, 5)), 0.4, np.random.default_rng(6).integers(0, 7, (4, 5))),
+}
+ITERATIONS = {"SplitBregman": ih.SplitBregman}
 
 
 def cone():
@@ -134,6 +161,17 @@ def test_operator(name):
     laws.dot_test(OPERATORS[name])
 
 
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalty(name):
+    laws.prox(PENALTIES[name].at((4, 5)))
+
+
+@pytest.mark.parametrize("name", ["TotalVariation", "TotalVariation nonnegative", "Composite"])
+def test_iteration(name):
+    lower, theta = LOWER[name]()
+    laws.iteration(ITERATIONS["SplitBregman"](lower), lower, theta)
+
+
 def public(kind=object, home: str = "") -> set[str]:
     """Public names of one kind."""
     names = [name for name, module in ih._WHERE.items() if module.startswith(home)]
@@ -145,5 +183,7 @@ def test_no_class_without_its_law():
     assert public(ih.LowerLevel) - {"LowerLevel"} == {name.split()[0] for name in LOWER}
     assert public(home="hypergradient") == {name.split()[0] for name in HYPERGRADIENT}
     assert public(LinearSolver) == set(SOLVERS)
+    assert public(home="iterations") == set(ITERATIONS)
+    assert {name for name, module in ih._WHERE.items() if module == "penalties"} <= set(PENALTIES)
     operators = {thing for thing in dir(ih.operators) if inspect.isclass(getattr(ih.operators, thing))}
     assert operators - {"Operator"} | public(home="operators") <= set(OPERATORS)

@@ -28,9 +28,9 @@ class TGV(SumOfNorms):
     **Arguments**: as `TotalVariation`. `field(solution)` gives v.
 
     >>> import numpy as np, invhyper as ih
-    >>> ramp = np.array([0.0, 1.0, 2.0, 3.0])
+    >>> ramp = np.array([1.0, 2.0, 3.0, 4.0])
     >>> ih.solve(ih.TGV(ramp), {"weight": 1.0, "weight2": 1.0}).x.round(7).tolist()
-    [0.0, 1.0, 2.0, 3.0]
+    [1.0, 2.0, 3.0, 4.0]
 
     Bredies, Kunisch and Pock (2010), doi:10.1137/090769521.
     """

@@ -97,7 +97,8 @@ class Reduced:
             gap = defect - C @ c
             step = self._solve(left + tau * (C.T @ gap))
             c += step
-            mu += tau * (C @ c - defect)
+            # Not tau (C c - defect): its rounding, tau times that of c, would stay in the first equation.
+            mu += tau * (C @ step - gap)
             if np.abs(step).max() <= 1e-15 * np.abs(c).max():
                 break
         return np.concatenate([c, mu])
