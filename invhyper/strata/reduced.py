@@ -126,7 +126,8 @@ class Reduced:
     def _conjugate_gradients(self):
         """CG, preconditioned by the region sizes and the curvature."""
         diagonal = 0.5 * self.level * self.size
-        base = diags_array(diagonal) if self.curvature is None else diags_array(diagonal) + self.curvature
+        base = diags_array(diagonal, format="csr")
+        base = base if self.curvature is None else base + self.curvature
         penalty = None
         if self.constraints is not None:
             penalty = self.constraints.T @ self.constraints
