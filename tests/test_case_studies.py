@@ -11,8 +11,13 @@ from sklearn.linear_model import ElasticNet
 import invhyper as ih
 from invhyper import cli
 
-STUDIES = ("diabetes_elastic_net", "bpdn_weight", "breast_cancer_weight_decay")
-PICTURES = {"bpdn_weight": {"pictures.png"}, "breast_cancer_weight_decay": {"fresh_rows.png"}}
+STUDIES = ("diabetes_elastic_net", "bpdn_weight", "breast_cancer_weight_decay", "ehrhardt_roberts")
+PICTURES = {
+    "diabetes_elastic_net": {"coefficients.png"},
+    "bpdn_weight": {"coefficients.png", "pictures.png"},
+    "breast_cancer_weight_decay": {"coefficients.png", "fresh_rows.png"},
+    "ehrhardt_roberts": {"signals.png"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_full_run_finds_what_is_expected(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_files_of_a_run(quick, name):
     report, folder = quick(name), quick.home / "runs" / name
-    figures = {"descent.png", "criterion.png", "coefficients.png"} | PICTURES.get(name, set())
+    figures = {"descent.png", "criterion.png"} | PICTURES[name]
     assert {path.name for path in folder.iterdir()} == figures | {"report.json", "arrays.npz"}
     for figure in figures:
         assert (folder / figure).stat().st_size > 10_000

@@ -14,19 +14,21 @@ NARROW = 1e-13
 
 
 class Bracket(Search):
-    """The global minimum over one hyperparameter between finite bounds: exploration, then Brent-like steps with slopes.
+    """The global minimum over one hyperparameter between finite bounds: descent, exploration, Brent-like steps.
 
     F may have several minima and kinks (slope jumps at which it is often smallest). Between neighbouring samples F is
     taken for an integrated Brownian motion, whose slope wanders as a sum of many small jumps does: given values and
     slopes at both ends, its mean is the cubic Hermite interpolant and its variance at distance t from one end of an
     interval of length h is s^2 t^3 (h - t)^3 / (3 h^3), s estimated from the intervals around.
 
-    1. The start and `grid` points across the bounds.
-    2. Where the expected improvement on the best value is largest, one more, until it is below 1e-6 of |F|.
-    3. The interval around the best point is narrowed by the minimiser of the cubic (F smooth) or by the crossing of the
+    1. From the start downhill, by doubled steps, to a bracket; its minimum is closed in on as long as the slope shrinks
+       from step to step as that of a smooth F does. A kink ends this at once: which one is best is not known yet.
+    2. `grid` points across the bounds, where no sample is near.
+    3. Where the expected improvement on the best value is largest, one more, until it is below 1e-6 of |F|.
+    4. The interval around the best point is narrowed by the minimiser of the cubic (F smooth) or by the crossing of the
        two tangents (a kink), whichever foretold the last value better; it overshoots when it hits one side twice, and
        halves the interval when that has not shrunk.
-    4. Steps 2 and 3 again elsewhere, as long as the expected improvement asks for it.
+    5. Steps 3 and 4 again elsewhere, as long as the expected improvement asks for it.
 
     **Arguments**: `solves`: evaluations in all, of which at most two thirds explore before the first narrowing; `grid`:
     points of the first look. It ends when the best bracket can gain no more than tol^2 of |F|. Raises ValueError for
@@ -78,6 +80,7 @@ class _Line:
         self.span = high - low
         self.evaluate(float(self.objective.start[0]))
         spacing = (high - low) / (grid - 1)
+        self.descend(low, high, 0.5 * spacing)
         for u in np.linspace(low, high, grid):
             apart = np.min(np.abs(u - np.array(self.u)))
             if apart > 0.25 * spacing or (u in (low, high) and apart > 0):
@@ -91,6 +94,19 @@ class _Line:
         if self.walls:
             said += f"; {len(self.walls)} points could not be evaluated, F is unknown around them"
         return said
+
+    def descend(self, low: float, high: float, step: float):
+        """Downhill from the start by doubled steps up to a bracket, which is narrowed while F looks smooth in it."""
+        while self.left > 0 and not self.walls:
+            if self.active() is not None:
+                self.narrow(while_smooth=True)
+                return
+            u, slope = self.u[self.best], self.points[self.best].slope[0]
+            ahead = float(np.clip(u - np.sign(slope) * step, low, high))
+            if ahead == u:
+                return
+            self.evaluate(ahead)
+            step *= 2
 
     @property
     def left(self) -> int:
@@ -166,8 +182,11 @@ class _Line:
         h, rise, turn = np.diff(u), np.diff(f), np.diff(g)
         # Squared norm of the two innovations of an interval under the Brownian slope, per degree of freedom.
         spread = 6.0 * (rise - 0.5 * h * (g[1:] + g[:-1])) ** 2 / h**3 + 0.5 * turn**2 / h
-        around = np.convolve(spread, [1.0, 2.0, 1.0])[1:-1] + np.median(spread)
-        weight = np.convolve(np.ones_like(spread), [1.0, 2.0, 1.0])[1:-1] + 1.0
+        # Squared jumps of the slope a unit length, over the interval and its neighbours. A narrow bracket counts by its
+        # length: one kink boxed in there would otherwise have the neighbours searched for more.
+        near = [1.0, 2.0, 1.0]
+        around = np.convolve(h * spread, near)[1:-1] + h * np.median(spread)
+        weight = np.convolve(h, near)[1:-1] + h
         s = np.linspace(0, 1, 34)[1:-1]
         mean = _hermite(f[:-1, None], g[:-1, None], f[1:, None], g[1:, None], h[:, None], s)
         deviation = np.sqrt((around / weight * h**3 / 3)[:, None] * (s * (1 - s)) ** 3)
@@ -196,8 +215,8 @@ class _Line:
         gain = least - min(f[a] + g[a] * crossing, least) + bend
         return (crossing if self.at_kink else _cubic_minimiser(f[a], g[a], f[b], g[b], h)), gain
 
-    def narrow(self) -> str:
-        """Close in on the best point; the sentence that says what stands there."""
+    def narrow(self, while_smooth: bool = False) -> str:
+        """Close in on the best point (`while_smooth`: while its slope shrinks); the sentence on what stands there."""
         widths, sides = [], []
         while self.left > 0:
             j, u, slope = self.active(), self.u[self.best], self.points[self.best].slope[0]
@@ -222,12 +241,16 @@ class _Line:
             if gain <= self.objective.tol**2 * self.scale:
                 return f"F can gain {gain:.1e} at most in its bracket of width {h:.1e}{self.standing(j)}"
             t, widths = self.guarded(t, h, widths, sides)
+            apart = 0.1 * NARROW * max(1.0, abs(u[j]))  # a tenth of the narrowest bracket: never the same place twice
+            t = float(np.clip(t, apart, h - apart))
             point = self.evaluate(u[j] + t)
             if point is not None:
                 smooth = _hermite(f[j], g[j], f[j + 1], g[j + 1], h, t / h)
                 kinked = max(f[j] + g[j] * t, f[j + 1] - g[j + 1] * (h - t))
                 self.at_kink = abs(point.value - kinked) <= abs(point.value - smooth)
                 sides.append(point.slope[0] < 0)
+                if while_smooth and abs(point.slope[0]) > 0.3 * min(-g[j], g[j + 1]):
+                    return "the slope does not shrink as that of a smooth F does"
         return "the best bracket was still being narrowed"
 
     def guarded(self, t: float, h: float, widths: list, sides: list) -> tuple[float, list]:
