@@ -168,14 +168,11 @@ class Blur(Operator):
 
     def _gaussian(self, axis, size):
         """The real transform of the Gaussian along one axis, on a periodic grid of this size."""
-        xp = jnp if isinstance(self.width, jax.Array) else np
-        fft = jnp.fft if xp is jnp else scipy.fft
         width = self.width[axis] if self.width.ndim else self.width
-        distance = np.minimum(np.arange(size), size - np.arange(size))
-        weights = xp.exp(-0.5 * (distance / width) ** 2)
-        if self.boundary == "zero":
-            weights = weights * (distance < self.shape_in[axis])
-        return fft.fft(weights / weights.sum()).real
+        limit = self.shape_in[axis] if self.boundary == "zero" else size
+        if isinstance(width, jax.Array):
+            return _gaussian_transfer(width, size, limit, jnp)
+        return _kept_gaussian_transfer(float(width), size, limit)
 
     def _even(self) -> bool:
         """Whether the kernel is its own mirror image along each axis: then the cosine transform diagonalises it."""
@@ -279,6 +276,21 @@ def _on_grid(kernel, grid, limits, xp):
     whole = np.zeros(grid, kernel.dtype)
     np.add.at(whole, index, kernel)
     return whole
+
+
+def _gaussian_transfer(width, size, limit, xp):
+    """The real transform of a Gaussian on a periodic grid; distances from `limit` on carry nothing."""
+    distance = np.minimum(np.arange(size), size - np.arange(size))
+    weights = xp.exp(-0.5 * (distance / width) ** 2) * (distance < limit)
+    return (scipy.fft if xp is np else jnp.fft).fft(weights / weights.sum()).real
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_gaussian_transfer(width, size, limit):
+    """Kept for the last few widths: a loop on the host applies the same one many times."""
+    transfer = _gaussian_transfer(width, size, limit, np)
+    transfer.flags.writeable = False
+    return transfer
 
 
 @functools.lru_cache(maxsize=4)
