@@ -25,7 +25,7 @@ def normal_equations(forward: Operator, analyses: Sequence[Operator], rho: Seque
     """An object with `solve(rhs, start)` and `kind`, for NumPy arrays."""
     symbol, basis = _symbol(forward, analyses, rho)
     if basis is not None:
-        return Spectral(symbol, basis)
+        return Spectral(1.0 / symbol, basis)
     try:
         normal = _gram(forward)
     except TypeError:
@@ -33,13 +33,24 @@ def normal_equations(forward: Operator, analyses: Sequence[Operator], rho: Seque
     return Factored(normal + _penalty(analyses, rho), forward.shape_in)
 
 
+def gram(operator: Operator):
+    """z -> K^T K z for flat NumPy arrays, by one transform and back where there is one."""
+    shape = tuple(operator.shape_in)
+    for basis in ("neumann", "periodic"):
+        symbol = operator.symbol(basis)
+        if symbol is not None:
+            spectral = Spectral(np.asarray(symbol), basis)
+            return lambda z: spectral.solve(z.reshape(shape)).ravel()
+    return lambda z: np.asarray(operator.rmv(operator.mv(z.reshape(shape)))).ravel()
+
+
 class Spectral:
-    """The system in the basis that diagonalises it."""
+    """A map in the basis that diagonalises it: `inverse` holds what its coefficients are multiplied by."""
 
     kind = "transform"
 
-    def __init__(self, symbol, basis):
-        self.inverse, self.basis = 1.0 / symbol, basis
+    def __init__(self, inverse, basis):
+        self.inverse, self.basis = inverse, basis
 
     def solve(self, rhs, start=None):
         if not isinstance(rhs, np.ndarray) or not isinstance(self.inverse, np.ndarray):
@@ -97,7 +108,7 @@ class Traced:
 
     def __init__(self, forward, analyses, rho):
         symbol, basis = _symbol(forward, analyses, rho)
-        self.spectral = None if basis is None else Spectral(symbol, basis)
+        self.spectral = None if basis is None else Spectral(1.0 / symbol, basis)
         self.apply = lambda z: _apply(forward, analyses, rho, z)
 
     def solve(self, rhs, start=None):
@@ -138,7 +149,7 @@ def _conjugate_gradients(forward, analyses, rho):
     level = 0.5 * size_of(forward)
     symbol, basis = _symbol(_Multiple(forward.shape_in, level), analyses, rho)
     if basis is not None:
-        precondition = Spectral(symbol, basis)
+        precondition = Spectral(1.0 / symbol, basis)
     else:
         n = int(np.prod(forward.shape_in))
         precondition = Factored(level * scipy.sparse.eye_array(n) + _penalty(analyses, rho), forward.shape_in)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import scipy.sparse
 
-from invhyper.iterations.normal import size_of
+from invhyper.iterations.normal import gram, size_of
 from invhyper.iterations.split_bregman import Balance
 from invhyper.operators import Identity, Operator
 from invhyper.problem import NotConverged, Solution
@@ -185,6 +185,7 @@ def make_model(lower, theta, structure: Structure, forward: Operator) -> Model:
     return Model(
         forward=(lambda z: z) if identity else lambda z: np.asarray(forward.mv(z.reshape(shape))).ravel(),
         adjoint=(lambda r: r) if identity else lambda r: np.asarray(forward.rmv(r.reshape(out))).ravel(),
+        gram=gram(forward),
         normal=normal,
         size=1.0 if identity else size_of(forward),
         y=np.asarray(lower.y, float).ravel(),

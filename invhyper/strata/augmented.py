@@ -170,7 +170,7 @@ def _system(model, at, parts, q):
         curvature = curvature + diags_array(np.where(q != 0, at.sigma_box, 0.0))
     n = model.D.shape[1]
     if model.normal is None:
-        normal = lambda z: model.adjoint(model.forward(z))  # noqa: E731
+        normal = model.gram
     else:
         normal = np.full(n, model.normal) if isinstance(model.normal, float) else model.normal
     return Reduced(normal, np.ones(n), csr_array(curvature), None, model.size, INEXACT)

@@ -27,7 +27,7 @@ NOISE = 1e-9
 class Model:
     """The numbers of a problem at one theta. z, y and rows of D are flat.
 
-    `forward`, `adjoint`: K and K^T. `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
+    `forward`, `adjoint`, `gram`: K, K^T and K^T K. `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
     K = I. `size`: its largest eigenvalue. `rows`: the kinds of the rows of D. `group`: the group of each row;
     `first_row`: one row of each group; `weight`, `delta`: of each group (delta 0: the norm itself). `box`: the lowest
     and the highest z, or None. `curved`: whether some group has several rows.
@@ -35,6 +35,7 @@ class Model:
 
     forward: Callable
     adjoint: Callable
+    gram: Callable
     normal: csr_array | float | None
     size: float
     y: np.ndarray
@@ -265,7 +266,7 @@ def _constraints(model, regions, vanishing_row):
 
 def _normal(model, regions):
     if model.normal is None:
-        return lambda c: regions.gather(model.adjoint(model.forward(regions.expand(c))))
+        return lambda c: regions.gather(model.gram(regions.expand(c)))
     if isinstance(model.normal, float):
         return model.normal * regions.size.astype(float)
     P = regions.matrix()

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, diags_array
 
 # A matrix-free A of a few regions is written out, a larger one solved by conjugate gradients; where these fail, it is
 # written out as well, up to a limit.
-CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 256
+CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 1000
 
 
 class Reduced:
