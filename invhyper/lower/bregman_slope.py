@@ -16,6 +16,7 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         memo = solve(lower, theta, solution, np.inf, False).memo
     found, structure = memo.polished, memo.structure
     model, regions, m = found.model, found.regions, found.regions.free
+    _refuse_unseen(lower, found)
     extra = 0 if found.constraints is None else found.constraints.shape[0]
     kept = np.where(found.stratum.vanishing, 0.0, model.factor(found.sizes))
     moves = lower.moves
@@ -69,6 +70,22 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         data_transpose=data_transpose,
         residual=found.residual,
     )
+
+
+def _refuse_unseen(lower, found):
+    """ValueError where a region holds no datum and no curvature: x* is not unique there and has no derivative."""
+    system = found.system
+    if system.unknowns == 0 or not system.sparse or found.model.sharp or found.constraints is not None:
+        return
+    diagonal = system.upper().diagonal()
+    unseen = int((diagonal <= 1e-12 * diagonal.max()).sum())
+    if unseen:
+        name = type(lower).__name__
+        raise ValueError(
+            f"{name}: x* is not unique, so it has no derivative: {unseen} of {system.unknowns} flat regions hold no "
+            "datum (masked pixels, or a weight of zero where K sees nothing). Use isotropic=True or HuberTV, add a "
+            "term by Composite, or raise the weight"
+        )
 
 
 def _same(a, b) -> bool:

@@ -27,10 +27,10 @@ NOISE = 1e-9
 class Model:
     """The numbers of a problem at one theta. z, y and rows of D are flat.
 
-    `forward`, `adjoint`, `gram`: K, K^T and K^T K. `normal`: K^T K as a sparse matrix, None where it has none, and the number 1.0 for
-    K = I. `size`: its largest eigenvalue. `rows`: the kinds of the rows of D. `group`: the group of each row;
-    `first_row`: one row of each group; `weight`, `delta`: of each group (delta 0: the norm itself). `box`: the lowest
-    and the highest z, or None. `curved`: whether some group has several rows.
+    `forward`, `adjoint`, `gram`: K, K^T and K^T K. `normal`: K^T K as a sparse matrix, None where it has none, and the
+    number 1.0 for K = I. `size`: its largest eigenvalue. `rows`: the kinds of the rows of D. `group`: the group of each
+    row; `first_row`: one row of each group; `weight`, `delta`: of each group (delta 0: the norm itself). `box`: the
+    lowest and the highest z, or None. `curved`: whether some group has several rows.
     """
 
     forward: Callable
@@ -166,6 +166,8 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
             break
         best = min(best, size)
         moved = system.solve(-residual[: c.size] if gap is None else -residual[: c.size], None if gap is None else -gap)
+        if not np.all(np.isfinite(moved)):
+            break
         dc = moved[: c.size]
         if polyhedral:
             c, z, mu = c + dc, z + regions.expand(dc), mu + moved[c.size :]

@@ -17,6 +17,8 @@ from scipy.sparse import csr_array, diags_array
 # A matrix-free A of a few regions is written out, a larger one solved by conjugate gradients; where these fail, it is
 # written out as well, up to a limit.
 CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 1000
+# The corner of a constrained system, relative to its smallest diagonal entry, and the refinements that undo it.
+DELTA, REFINEMENTS = 1e-8, 6
 
 
 class Reduced:
@@ -57,12 +59,7 @@ class Reduced:
         C = self.constraints
         if self.sparse:
             return scipy.sparse.block_array([[self.upper(), C.T], [C, None]], format="csr")
-        n = self.unknowns
-
-        def apply(v):
-            return np.concatenate([self.apply_upper(v[:n]) + C.T @ v[n:], C @ v[:n]])
-
-        return self._operator(apply, n + C.shape[0])
+        return self._operator(self.apply, self.unknowns + C.shape[0])
 
     @staticmethod
     def _operator(apply, n):
@@ -75,83 +72,92 @@ class Reduced:
         return image if self.curvature is None else image + self.curvature @ c
 
     def solve(self, rhs: np.ndarray, defect: np.ndarray | None = None) -> np.ndarray:
-        """(c, mu) of A c + C^T mu = rhs, C c = defect (zero if None)."""
-        if self.unknowns == 0:
-            return np.zeros(0 if self.constraints is None else self.constraints.shape[0])
+        """(c, mu) of A c + C^T mu = rhs, C c = defect (zero if None), in one vector."""
         if self.diagonal:
             return rhs / self.normal
         if self._solve is None:
             self._solve = self._factor()
         if self.constraints is None:
             return self._solve(rhs)
-        return self._multipliers(rhs, np.zeros(self.constraints.shape[0]) if defect is None else defect)
+        return self._solve(np.concatenate([rhs, np.zeros(self.constraints.shape[0]) if defect is None else defect]))
 
-    def _multipliers(self, rhs, defect):
-        """The method of multipliers with a penalty so large that each round gains about seven digits."""
-        C, tau = self.constraints, self._penalty
-        mu = np.zeros(C.shape[0])
-        c = np.zeros(self.unknowns)
-        for _ in range(6):
-            # A residual correction: what is left of both equations is solved for, so rounding does not pile up.
-            left = rhs - self.apply_upper(c) - C.T @ mu
-            gap = defect - C @ c
-            step = self._solve(left + tau * (C.T @ gap))
-            c += step
-            # Not tau (C c - defect): its rounding, tau times that of c, would stay in the first equation.
-            mu += tau * (C @ step - gap)
-            if np.abs(step).max() <= 1e-15 * np.abs(c).max():
-                break
-        return np.concatenate([c, mu])
+    def apply(self, v: np.ndarray) -> np.ndarray:
+        """The whole system times (c, mu)."""
+        if self.constraints is None:
+            return self.apply_upper(v)
+        n, C = self.unknowns, self.constraints
+        return np.concatenate([self.apply_upper(v[:n]) + C.T @ v[n:], C @ v[:n]])
 
     def _factor(self) -> Callable:
         if self.sparse:
-            A = self.upper().tocsc()
-            if self.constraints is not None:
-                penalty = self.constraints.T @ self.constraints
-                self._penalty = 1e6 * max(abs(A).max(), 1e-300) / max(abs(penalty).max(), 1e-300)
-                A = (A + self._penalty * penalty).tocsc()
-            return cholesky(A)
+            return self._refined(self._direct(self.upper()), REFINEMENTS)
+        if self.unknowns <= SMALL:
+            return self._dense()
         return self._conjugate_gradients()
 
-    def _dense(self):
-        """A written out, one column a region, and its Cholesky factor."""
-        identity = np.eye(self.unknowns)
-        A = np.stack([self.apply_upper(e) for e in identity])
-        A = 0.5 * (A + A.T)
-        if self.constraints is not None:
-            A += self._penalty * (self.constraints.T @ self.constraints).toarray()
-        factor = scipy.linalg.cho_factor(A + 1e-15 * np.trace(A) / self.unknowns * identity)
-        return lambda rhs: _refined(lambda r: scipy.linalg.cho_solve(factor, r), lambda c: A @ c, rhs)
+    def _direct(self, A) -> Callable:
+        """The factor of [A C^T; C -delta I], a little off the system so that dependent rows of C do no harm."""
+        if self.constraints is None:
+            return cholesky(A.tocsc())
+        C, n = self.constraints, self.unknowns
+        size = max(float(np.abs(A.diagonal()).min(initial=np.inf, where=A.diagonal() > 0)), np.finfo(float).tiny)
+        upper = A + 1e-12 * size * scipy.sparse.eye_array(n)
+        lower = -DELTA / size * scipy.sparse.eye_array(C.shape[0])
+        return _lu(scipy.sparse.block_array([[upper, C.T], [C, lower]], format="csc"), "COLAMD")
 
-    def _conjugate_gradients(self):
-        """CG, preconditioned by the region sizes and the curvature."""
-        diagonal = 0.5 * self.level * self.size
-        base = diags_array(diagonal, format="csr")
-        base = base if self.curvature is None else base + self.curvature
-        penalty = None
-        if self.constraints is not None:
-            penalty = self.constraints.T @ self.constraints
-            self._penalty = 1e3 * max(abs(base).max(), 1e-300) / max(abs(penalty).max(), 1e-300)
-            base = base + self._penalty * penalty
-        precondition = (lambda r: r / diagonal) if base.nnz == self.unknowns else cholesky(base.tocsc())
+    def _refined(self, solve: Callable, steps: int) -> Callable:
+        def improve(rhs):
+            v = solve(rhs)
+            for _ in range(steps):
+                left = rhs - self.apply(v)
+                if not np.linalg.norm(left) > 1e-15 * np.linalg.norm(rhs):
+                    break
+                v = v + solve(left)
+            return v
 
-        def apply(c):
-            image = self.apply_upper(c)
-            return image if penalty is None else image + self._penalty * (penalty @ c)
+        return improve
 
+    def _dense(self) -> Callable:
+        """The system written out, one column a region."""
         n = self.unknowns
-        A, M = self._operator(apply, n), self._operator(precondition, n)
+        A = np.stack([self.apply_upper(e) for e in np.eye(n)])
+        A = 0.5 * (A + A.T)
+        if self.constraints is None:
+            A += 1e-15 * np.trace(A) / n * np.eye(n)
+            factor = scipy.linalg.cho_factor(A)
+            return self._refined(lambda r: scipy.linalg.cho_solve(factor, r), 1)
+        C = self.constraints.toarray()
+        corner = -DELTA / max(float(np.abs(A).max()), 1e-300) * np.eye(C.shape[0])
+        factor = scipy.linalg.lu_factor(np.block([[A, C.T], [C, corner]]))
+        return self._refined(lambda r: scipy.linalg.lu_solve(factor, r), REFINEMENTS)
 
-        dense = [self._dense()] if n <= SMALL else []
+    def _conjugate_gradients(self) -> Callable:
+        """CG in the null space of C, preconditioned by the same system with the region sizes for P^T K^T K P.
+
+        The preconditioner's own solutions obey the constraints, so every step does: Gould, Hribar and Nocedal (2001),
+        doi:10.1137/S1064827598345667.
+        """
+        n = self.unknowns
+        diagonal = diags_array(0.5 * self.level * self.size, format="csr")
+        base = diagonal if self.curvature is None else diagonal + self.curvature
+        nearby = (lambda r: r / diagonal.diagonal()) if base.nnz == n and self.constraints is None else None
+        nearby = self._direct(base) if nearby is None else nearby
+        zeros = np.zeros(0 if self.constraints is None else self.constraints.shape[0])
+        A = self._operator(self.apply_upper, n)
+        M = self._operator(lambda r: nearby(np.concatenate([r, zeros]))[:n], n)
+        dense = []
 
         def solve(rhs):
             if dense:
                 return dense[0](rhs)
-            c, failed = ssl.cg(A, rhs, rtol=self.tol, atol=0.0, maxiter=CG_STEPS, M=M, callback=self._count)
+            first = nearby(np.concatenate([np.zeros(n), rhs[n:]]))[:n]
+            left = rhs[:n] - self.apply_upper(first)
+            c, failed = ssl.cg(A, left, rtol=self.tol, atol=0.0, maxiter=CG_STEPS, M=M, callback=self._count)
             if failed and n <= DENSE_LIMIT:
                 dense.append(self._dense())
                 return dense[0](rhs)
-            return c
+            c = c + first
+            return c if not zeros.size else np.append(c, nearby(np.append(rhs[:n] - self.apply_upper(c), zeros))[n:])
 
         return solve
 
@@ -164,15 +170,24 @@ def cholesky(A: scipy.sparse.csc_array) -> Callable:
 
     A singular A (entries that no datum and no norm holds) is moved by rounding; the residual tells.
     """
-    options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-    try:
-        lu = ssl.splu(A, **options)
-    except RuntimeError:
-        shift = 1e-13 * max(float(np.abs(A.data).max(initial=0.0)), 1e-300)
-        lu = ssl.splu((A + shift * scipy.sparse.eye_array(A.shape[0])).tocsc(), **options)
-    return lambda rhs: _refined(lu.solve, lambda c: A @ c, rhs)
+    solve = _lu(A, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+
+    def refined(rhs):
+        c = solve(rhs)
+        return c + solve(rhs - A @ c)
+
+    return refined
 
 
-def _refined(solve, apply, rhs):
-    c = solve(rhs)
-    return c + solve(rhs - apply(c))
+def _lu(A: scipy.sparse.csc_array, ordering: str, **options) -> Callable:
+    """SuperLU; NaN where even a matrix moved by rounding is singular (the caller meets it as not converged)."""
+    for shift in (0.0, 1e-13, 1e-9):
+        moved = A
+        if shift:
+            scale = shift * float(np.abs(A.data).max(initial=0.0))
+            moved = (A + scale * scipy.sparse.eye_array(A.shape[0])).tocsc()
+        try:
+            return ssl.splu(moved, permc_spec=ordering, **options).solve
+        except RuntimeError:
+            continue
+    return lambda rhs: np.full(rhs.shape, np.nan)
