@@ -55,7 +55,10 @@ class Penalty(eqx.Module):
                     f"{tuple(analysis.shape_out)} of D x are wanted"
                 )
             groups = np.unique(groups, return_inverse=True)[1].reshape(groups.shape)
-        return Penalty(analysis, groups, self.delta)
+        penalty = Penalty(analysis, groups, self.delta)
+        if np.shape(self.delta) not in ((), penalty.shape):
+            raise ValueError(f"delta has shape {np.shape(self.delta)}: a number or shape {penalty.shape} is wanted")
+        return penalty
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -193,8 +196,8 @@ def Huber(analysis: Operator | None = None, delta: float = 0.01, groups=None, bo
 
     Huber (1964), doi:10.1214/aoms/1177703732.
     """
-    if not np.ndim(delta) and isinstance(delta, int | float | np.number) and not delta > 0:
-        raise ValueError(f"Huber delta = {delta}: a positive number is wanted")
+    if not isinstance(delta, jax.core.Tracer) and not np.all(np.asarray(delta) > 0):
+        raise ValueError(f"Huber delta = {np.min(delta)}: a positive number, or one for each norm, is wanted")
     return Penalty(_DifferencesOf(boundary) if analysis is None else analysis, groups, delta)
 
 

@@ -13,6 +13,7 @@ from invhyper.iterations.split_bregman import SplitBregman
 from invhyper.lower.bregman_slope import linearise
 from invhyper.lower.bregman_solve import solve
 from invhyper.operators import Identity, Operator
+from invhyper.operators.operator import check_adjoint
 from invhyper.penalties import Penalty
 from invhyper.problem import LowerLevel, check_theta
 
@@ -46,8 +47,11 @@ class SumOfNorms(LowerLevel):
                     f"{name} forward gives arrays of shape {tuple(forward.shape_out)}; y has {shape}: they must agree"
                 )
             shape = tuple(forward.shape_in)
+            check_adjoint(forward)
         self.forward = forward
         self.penalties = {key: penalty.at(unknowns or shape) for key, penalty in penalties.items()}
+        for penalty in self.penalties.values():
+            check_adjoint(penalty.analysis)
         self.box = None if box is None else _box(name, box, shape)
         self.solver = solver
 
@@ -115,7 +119,10 @@ class SumOfNorms(LowerLevel):
             return Identity(tuple(self.y.shape))
         if not self.moves:
             return self.forward
-        forward = _bound(self.forward(theta), tuple(self.y.shape))
+        forward = self.forward(theta)
+        if not isinstance(forward, Operator):
+            raise TypeError(f"{type(self).__name__} forward(theta) is a {type(forward).__name__}: an Operator is wanted")
+        forward = _bound(forward, tuple(self.y.shape))
         if tuple(forward.shape_out) != tuple(self.y.shape):
             raise ValueError(
                 f"forward(theta) gives arrays of shape {tuple(forward.shape_out)}; y has {tuple(self.y.shape)}"
@@ -180,11 +187,10 @@ def image_data(name: str, y):
     """y as a finite NumPy array (tracers pass)."""
     if isinstance(y, jax.core.Tracer):
         return y
-    try:
-        y = np.asarray(y)
-        y = y if y.dtype == np.float32 else y.astype(float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} y is a {type(y).__name__}: an array of numbers is wanted") from None
+    y = np.asarray(y)
+    if y.dtype.kind not in "fbiu":
+        raise ValueError(f"{name} y holds entries of type {y.dtype}: real numbers are wanted")
+    y = y if y.dtype == np.float32 else y.astype(float)
     if y.ndim == 0 or y.size == 0:
         raise ValueError(f"{name} y has shape {y.shape}: a signal, an image or a volume is wanted")
     bad = ~np.isfinite(y)

@@ -9,6 +9,7 @@ import scipy.sparse
 from invhyper.iterations.normal import gram, size_of
 from invhyper.iterations.split_bregman import Balance
 from invhyper.operators import Identity, Operator
+from invhyper.operators.operator import check_adjoint
 from invhyper.problem import NotConverged, Solution
 from invhyper.strata import augmented, norms
 from invhyper.strata.augmented import Multipliers
@@ -19,6 +20,8 @@ from invhyper.strata.norms import Model, Polished, Stratum
 SHARP_STEPS, BLURRED_STEPS, MOST_STEPS = 100, 200, 1000
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
 WARM, NEAR = 1e-4, 1e-3
+# A system solved to less than this is singular.
+SEEN = 1e-6
 # A matrix with more than this share of entries is better applied as an operator.
 FULL = 0.1
 # Where K has no matrix a try at the stratum is dear: one every so many steps, unless the stratum has settled.
@@ -62,6 +65,7 @@ def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solu
     structure = make_structure(lower) if memo is None else memo.structure
     theta = jax.tree.map(np.asarray, theta)
     forward = _on_host(lower.forward_at(theta))
+    forward = check_adjoint(forward) if lower.moves else forward
     model = make_model(lower, theta, structure, forward)
     best, rho, steps, how = None, None, 0, ""
     if memo is not None and model.sharp and _near(memo.polished.model, model):
@@ -76,12 +80,30 @@ def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solu
         steps += newton
     if best is None:
         raise NotConverged(f"{type(lower).__name__} met NaN or infinity: scale y, the operator and the weights")
+    _determined(lower, theta, best)
     x = np.asarray(lower.image(best.z.reshape(forward.shape_in)))
     result = _sentence(lower, best, how, tol)
     if throw and not best.certified <= tol:
         raise NotConverged(result)
     memo = Memo(lower, theta, structure, best, at, rho)
     return Solution(x.astype(lower.y.dtype), best.certified, steps, result, memo)
+
+
+def _determined(lower, theta, found: Polished):
+    """Refuses weights of zero where K does not see what they leave free: the minimisers are then many."""
+    model, system = found.model, found.system
+    if isinstance(model.normal, float) or (model.weight > 0).all():
+        return
+    image = np.random.default_rng(0).standard_normal(lower.image(np.zeros(lower.unknowns(theta))).shape)
+    rhs = found.regions.gather(lower.embed(image).ravel())
+    zeros = np.zeros(0 if found.constraints is None else found.constraints.shape[0])
+    left = system.matrix() @ system.solve(rhs, zeros) - np.append(rhs, zeros)
+    if not np.linalg.norm(left) <= SEEN * np.linalg.norm(rhs):
+        zero = [key for key in lower.penalties if np.any(np.asarray(theta[key]) == 0)]
+        raise ValueError(
+            f"theta {zero[0]!r} holds zeros where the forward operator does not see x: {type(lower).__name__} has many "
+            "minimisers there; give these entries a positive weight"
+        )
 
 
 def _split(lower, theta, start, memo, model: Model, forward, tol):
