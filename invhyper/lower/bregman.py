@@ -121,7 +121,8 @@ class SumOfNorms(LowerLevel):
             return self.forward
         forward = self.forward(theta)
         if not isinstance(forward, Operator):
-            raise TypeError(f"{type(self).__name__} forward(theta) is a {type(forward).__name__}: an Operator is wanted")
+            kind = type(forward).__name__
+            raise TypeError(f"{type(self).__name__} forward(theta) is a {kind}: an Operator is wanted")
         forward = _bound(forward, tuple(self.y.shape))
         if tuple(forward.shape_out) != tuple(self.y.shape):
             raise ValueError(
