@@ -42,11 +42,16 @@ def minimiser(lower: ih.LowerLevel, theta, x, seed: int = 0):
             assert float(lower.objective(tree.axpy(1.0, step, x), theta)) >= best - 1e-12 * abs(best)
 
 
-def hypergradient(method, problem: ih.Bilevel, theta, rtol: float = 1e-6, seed: int = 0):
-    """The slope along a random direction is the central difference of the values that the same method reports."""
+def hypergradient(method, problem: ih.Bilevel, theta, rtol: float = 1e-6, seed: int = 0, key=None):
+    """The slope along a random direction is the central difference of the values that the same method reports.
+
+    `key`: the direction moves this part of theta alone.
+    """
     theta = problem.lower.check(theta)
     rng = np.random.default_rng(seed)
     direction = jax.tree.map(lambda leaf: rng.standard_normal(np.shape(leaf)) * np.abs(leaf), theta)
+    if key is not None:
+        direction = {name: value if name == key else 0.0 * value for name, value in direction.items()}
     evaluation = method(problem, theta, tol=1e-11)
     slope = float(tree.dot(evaluation.gradient, direction))
     h = H

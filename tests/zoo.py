@@ -241,3 +241,116 @@ def l1_closed_form(A, y, l1, l2, support, signs, sample_weight=None, intercept=F
         )
         along.append(full_slope)
     return x, *along
+
+
+def rof_two_levels(sizes, levels, weight, edges=(1.0, 1.0)):
+    """The levels of the ROF minimiser of a step of two regions, and their slopes in the weight.
+
+    Each level moves to the other by weight x length of its boundary / its size, until they meet at the mean. `edges`:
+    the lengths of the boundary as the lower and the higher region see it.
+    """
+    sizes, levels, edges = (np.asarray(each, float) for each in (sizes, levels, edges))
+    slope = np.sign(levels[::-1] - levels) * edges / sizes
+    moved = levels + weight * slope
+    if (moved[1] - moved[0]) * (levels[1] - levels[0]) <= 0:
+        return np.full(2, sizes @ levels / sizes.sum()), np.zeros(2)
+    return moved, slope
+
+
+def rof_staircase(sizes, levels, weights):
+    """Levels of a rising staircase in one dimension under one weight an edge, and their Jacobian (levels, edges)."""
+    jacobian = np.zeros((len(sizes), len(weights)))
+    for edge in range(len(weights)):
+        jacobian[edge, edge], jacobian[edge + 1, edge] = 1 / sizes[edge], -1 / sizes[edge + 1]
+    moved = np.asarray(levels, float) + jacobian @ weights
+    assert np.all(np.diff(moved) > 0), "the steps have merged: the closed form is another one"
+    return moved, jacobian
+
+
+def huber_pair(y, weight, delta):
+    """Two pixels under Huber's norm: their distance shrinks, their mean stays; and the slopes in the weight."""
+    gap = y[1] - y[0]
+    inner = gap / (1 + 2 * weight / delta)
+    apart, slope = (inner, -2 / delta * inner**2 / gap) if inner <= delta else (gap - 2 * weight, -2.0)
+    signs = np.array([-0.5, 0.5])
+    return np.mean(y) + signs * apart, signs * slope
+
+
+def flattened_kink(half, weight):
+    """|i - half| for i = 0 ... 2 half under l1 of inner second differences: the same kink, flatter; and its slope.
+
+    x = mean + s (|i - half| - mean), s = 1 - 2 weight / sum (|i - half| - mean)^2.
+    """
+    shape = np.abs(np.arange(2 * half + 1.0) - half)
+    centred = shape - shape.mean()
+    slope = -2 * centred / (centred @ centred)
+    s = 1 - 2 * weight / (centred @ centred)
+    return (shape.mean() + s * centred, slope) if s > 0 else (np.full(shape.size, shape.mean()), 0 * slope)
+
+
+def differences_matrix(shape, boundary="neumann", order=1):
+    """First or second differences of a raveled image along every axis, pixel by pixel: (ndim * pixels, pixels)."""
+    index = np.arange(np.prod(shape)).reshape(shape)
+    D = np.zeros((len(shape), index.size, index.size))
+    for axis, size in enumerate(shape):
+        for place in np.ndindex(*shape):
+            row = D[axis, index[place]]
+            row[index[place]] -= order
+            for step in (1, -1)[:order]:
+                there = list(place)
+                there[axis] += step
+                if 0 <= there[axis] < size:
+                    row[index[tuple(there)]] += 1
+                elif boundary == "periodic":
+                    there[axis] %= size
+                    row[index[tuple(there)]] += 1
+                elif boundary == "neumann":
+                    row[index[place]] += 1
+    return D.reshape(-1, index.size)
+
+
+def blur_matrix(kernel, shape):
+    """Periodic convolution of a raveled image with a kernel centred at size // 2, pixel by pixel."""
+    index = np.arange(np.prod(shape)).reshape(shape)
+    K = np.zeros((index.size, index.size))
+    for place in np.ndindex(*shape):
+        for tap in np.ndindex(*kernel.shape):
+            there = tuple((p - (t - m // 2)) % n for p, t, m, n in zip(place, tap, kernel.shape, shape, strict=True))
+            K[index[place], index[there]] += kernel[tap]
+    return K
+
+
+def least_sum_of_norms(y, terms, K=None, low=-np.inf, high=np.inf, unknowns=None):
+    """min 1/2 |K u - y|^2 + sum over terms of sum_g weight_g h(|(D u)_g|), by cvxpy and Clarabel.
+
+    `terms`: (D, weight, labels, delta): labels None for a norm each, else one label a row of D; delta 0 for the norm
+    itself. Returns the least value and u.
+    """
+    import cvxpy as cp
+
+    u = cp.Variable(unknowns or (K.shape[1] if K is not None else y.size))
+    cost = 0.5 * cp.sum_squares((u if K is None else K @ u) - y.ravel())
+    for D, weight, labels, delta in terms:
+        v = D @ u
+        if labels is None:
+            sizes = cp.abs(v)
+        else:
+            rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+            assert len({len(each) for each in rows}) == 1, "groups of one size are wanted here"
+            sizes = cp.norm(v[np.concatenate(rows)].reshape((len(rows), len(rows[0])), order="C"), 2, axis=1)
+        sizes = cp.huber(sizes, delta) / (2 * delta) if delta else sizes
+        cost = cost + np.broadcast_to(np.ravel(weight), sizes.shape) @ sizes
+    limits = [u >= low] * bool(np.isfinite(low)) + [u <= high] * bool(np.isfinite(high))
+    problem = cp.Problem(cp.Minimize(cost), limits)
+    tight = {"tol_gap_abs": 1e-9, "tol_gap_rel": 1e-9, "tol_feas": 1e-9}
+    problem.solve(solver=cp.CLARABEL, **tight)
+    return problem.value, u.value
+
+
+def camera(n):
+    """The photographer at n x n with noise 0.1, and the noisy one."""
+    from skimage.data import camera as photograph
+    from skimage.transform import resize
+
+    truth = resize(photograph() / 255, (n, n), anti_aliasing=True)
+    return truth, truth + 0.1 * np.random.default_rng(0).standard_normal((n, n))

@@ -8,12 +8,15 @@ from invhyper.lower.bregman_solve import Memo, solve
 from invhyper.problem import Linearisation, Solution
 from invhyper.strata import norms
 
+# A solution from elsewhere is solved for again to this tolerance: a loose one would point at another stratum.
+TOL = 1e-10
+
 
 def linearise(lower, solution: Solution, theta) -> Linearisation:
     """The reduced system on the stratum; solved for again if `solution` is not from here or is of another theta."""
     memo = solution.memo
     if not (isinstance(memo, Memo) and memo.about(lower) and _same(memo.theta, theta)):
-        memo = solve(lower, theta, solution, np.inf, False).memo
+        memo = solve(lower, theta, solution, TOL, False).memo
     found, structure = memo.polished, memo.structure
     model, regions, m = found.model, found.regions, found.regions.free
     _refuse_unseen(lower, found)
