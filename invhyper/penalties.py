@@ -121,15 +121,16 @@ class Penalty(eqx.Module):
         """|v_g| for v = D x; differentiable where a group vanishes (with derivative zero)."""
         if self.groups is None:
             return abs(v)
-        xp = _namespace(v)
         if isinstance(self.groups, int):
-            squares = (v * v).sum(axis=0)
-        elif xp is np:
+            squares = sum(part * part for part in v)
+        elif isinstance(v, np.ndarray):
             squares = np.bincount(self.groups.ravel(), (v * v).ravel(), self.shape[0])
         else:
             squares = jax.ops.segment_sum((v * v).ravel(), self.groups.ravel(), self.shape[0])
+        if isinstance(squares, np.ndarray):
+            return np.sqrt(squares)
         positive = squares > 0
-        return xp.where(positive, xp.sqrt(xp.where(positive, squares, 1.0)), 0.0)
+        return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
 
     def spread(self, per_group):
         """An array of one value a group, at every entry of D x (a factor for v)."""
@@ -149,16 +150,22 @@ class Penalty(eqx.Module):
 
     def prox(self, v, step):
         """argmin_d  1/2 |d - v|^2 + sum_g step_g h(|d_g|); `step` broadcasts against the norms."""
-        huber = not (isinstance(self.delta, float) and self.delta == 0.0)
+        return v - self.excess(v, step)
+
+    def excess(self, v, step, out: np.ndarray | None = None):
+        """v - prox(v), the part of v that the proximal step takes off: for norms, v projected onto |v_g| <= step_g.
+
+        `out` (NumPy): an array to write it into.
+        """
         xp = _namespace(v, step)
+        into = {} if out is None else {"out": out}
+        huber = not (isinstance(self.delta, float) and self.delta == 0.0)
         if self.groups is None and not huber:
-            return v - xp.clip(v, -step, step)
-        sizes = self.norms(v)
-        shrunk = 1.0 - step / xp.where(sizes > 0, sizes, 1.0)
-        shrunk = xp.where(sizes > step, shrunk, 0.0)
-        if huber:
-            shrunk = xp.maximum(shrunk, self.delta / xp.where(self.delta + step > 0, self.delta + step, 1.0))
-        return self.spread(shrunk) * v
+            return xp.clip(v, -step, step, **into)
+        # A group within its ball is taken off whole: the factor is then 1 and the difference exactly 0.
+        edge = step + self.delta if huber else step
+        share = step / xp.maximum(xp.maximum(self.norms(v), edge), np.finfo(v.dtype).tiny)
+        return xp.multiply(self.spread(share), v, **into)
 
 
 def TV(isotropic: bool = False, boundary: str = "neumann") -> Penalty:

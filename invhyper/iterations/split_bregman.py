@@ -74,21 +74,34 @@ class SplitBregman(Iteration):
             return tuple(rho[k] for k in range(count))
         return tuple(jax.lax.stop_gradient(rho) for rho in self.lower.first_rho(theta))
 
-    def advance(self, state, weights, rho, system, pulled):
-        """One step with everything that does not change from step to step at hand; in NumPy or in JAX."""
+    def advance(self, state, weights, rho, system, pulled, spare=None):
+        """One step with everything that does not change from step to step at hand.
+
+        In JAX, or in NumPy with `spare`, a pair (image, rows) of arrays a split: these and the arrays of `state` are
+        then written over, and the old d is free afterwards.
+        """
         z, d, b = state
         splits = self.lower.splits()
+        spare = ((None, None),) * len(splits) if spare is None else spare
         rhs = pulled
         for k, split in enumerate(splits):
-            rhs = rhs + rho[k] * split.rmv(d[k] - b[k])
+            image, rows = spare[k]
+            back = split.rmv(d[k] - b[k] if rows is None else np.subtract(d[k], b[k], out=rows), image)
+            back *= rho[k]
+            back += rhs
+            rhs = back
         z = system.solve(rhs, z)
         new_d, new_b = [], []
         for k, split in enumerate(splits):
-            v = self.relaxation * split.mv(z)
-            v += (1.0 - self.relaxation) * d[k]
+            rows, before = spare[k][1], d[k]
+            v = split.mv(z, rows)
+            v *= self.relaxation
+            before *= 1.0 - self.relaxation
+            v += before
             v += b[k]
-            new_d.append(self.lower.prox(k, v, weights, rho[k]))
-            new_b.append(v - new_d[-1])
+            parts = self.lower.divide(k, v, weights, rho[k], None if rows is None else b[k])
+            new_d.append(parts[0])
+            new_b.append(parts[1])
         return z, tuple(new_d), tuple(new_b)
 
 
@@ -106,7 +119,9 @@ class Balance:
         self.iteration, self.forward = iteration, forward
         self.weights = iteration.lower.weights(theta)
         self.pulled = np.asarray(forward.rmv(np.asarray(iteration.lower.y)))
-        self.state, self.rho, self.steps = state, list(rho), 0
+        self.state, self.rho, self.steps = jax.tree.map(np.array, state), list(rho), 0
+        self.images = [np.empty_like(self.state[0]) for _ in rho]
+        self.rows = [np.empty_like(part) for part in self.state[1]]
         self.adaptive = iteration.rho is None
         self._system = None
 
@@ -122,9 +137,12 @@ class Balance:
 
     def run(self, steps: int):
         """`steps` steps, then the balance."""
-        for _ in range(steps):
-            before = self.state
-            self.state = self.iteration.advance(before, self.weights, self.rho, self.system, self.pulled)
+        for left in reversed(range(steps)):
+            if left == 0:
+                before = [part.copy() for part in self.state[1]]
+            spare = list(zip(self.images, self.rows, strict=True))
+            self.rows = self.state[1]
+            self.state = self.iteration.advance(self.state, self.weights, self.rho, self.system, self.pulled, spare)
             self.steps += 1
         if self.adaptive:
             self._balance(before)
@@ -135,7 +153,7 @@ class Balance:
         for k, split in enumerate(self.iteration.lower.splits()):
             image = split.mv(z)
             primal = np.linalg.norm(image - d[k]) / max(np.linalg.norm(image), 1e-300)
-            dual = np.linalg.norm(split.rmv(d[k] - before[1][k])) / max(np.linalg.norm(split.rmv(b[k])), 1e-300)
+            dual = np.linalg.norm(split.rmv(d[k] - before[k])) / max(np.linalg.norm(split.rmv(b[k])), 1e-300)
             factor = np.sqrt(primal / dual / self.ratio) if primal > 0 and dual > 0 else 1.0
             factor = float(np.clip(factor, 1 / self.most, self.most))
             if 1 / self.band < factor < self.band:

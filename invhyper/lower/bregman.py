@@ -147,6 +147,15 @@ class SumOfNorms(LowerLevel):
         xp = jnp if isinstance(v, jax.Array) else np
         return xp.clip(v, *self.box)
 
+    def divide(self, k, v, weights, rho, out=None):
+        """(d, v - d), d the proximal step of split k at v; with `out` (NumPy) d stands in v, v - d in `out`."""
+        penalties = tuple(self.penalties.values())
+        if k == len(penalties):
+            d = self.prox(k, v, weights, rho)
+            return d, v - d
+        excess = penalties[k].excess(v, weights[k] / rho, out)
+        return (v - excess if out is None else np.subtract(v, excess, out=v)), excess
+
     def first(self, theta, start=None):
         """The unknowns at the start."""
         if start is not None:
