@@ -55,12 +55,13 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 
 
 def users_data() -> dict:
-    """What the pages take for granted: numpy, the package, and somebody's A, y and held-out rows."""
+    """What the pages take for granted: numpy, the package, somebody's A, y and held-out rows, and a clean image."""
     rng = np.random.default_rng(0)
     truth = np.concatenate([rng.standard_normal(5), np.zeros(15)])
     A, A_val = rng.standard_normal((60, 20)), rng.standard_normal((40, 20))
     y, y_val = A @ truth + 0.1 * rng.standard_normal(60), A_val @ truth + 0.1 * rng.standard_normal(40)
-    return {"np": np, "ih": ih, "A": A, "y": y, "A_val": A_val, "y_val": y_val}
+    clean = np.kron(np.array([[0.0, 1.0], [0.5, 0.2]]), np.ones((8, 8)))
+    return {"np": np, "ih": ih, "A": A, "y": y, "A_val": A_val, "y_val": y_val, "clean": clean}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
