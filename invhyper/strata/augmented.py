@@ -65,7 +65,7 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
             tried = tried if same else norms.polish(model, stratum, at.z)
             newton += 0 if same else tried.newton_steps
             pointed = stratum
-            dual = multipliers.balance(tried, at.p, at.q, tol)
+            dual = multipliers.balance(tried, at.p, at.q, tol) if tried.solved else at.p
             found = norms.certify(tried, dual)
             worse = 0 if best is None or found.certified < best.certified else worse + 1
             if worse == 0:

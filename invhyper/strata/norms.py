@@ -102,6 +102,12 @@ class Polished:
     gap: float = np.inf
 
     @property
+    def solved(self) -> bool:
+        """Whether Newton's method got to the end."""
+        scale = float(np.abs(self.model.adjoint(self.model.y)).max()) or 1.0
+        return bool(np.abs(self.residual).max(initial=0.0) <= 1e-8 * scale)
+
+    @property
     def key(self) -> tuple:
         """What strata are compared by: labels of the regions, pinned entries, other rows that vanish.
 

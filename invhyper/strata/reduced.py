@@ -19,6 +19,8 @@ from scipy.sparse import csr_array, diags_array
 CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 1000
 # The corner of a constrained system, relative to its smallest diagonal entry, and the refinements that undo it.
 DELTA, REFINEMENTS = 1e-8, 6
+# From this tolerance on a direction is wanted, not a solution: nothing is refined.
+INEXACT = 1e-6
 
 
 class Reduced:
@@ -26,7 +28,7 @@ class Reduced:
 
     **Arguments**: `normal`: P^T K^T K P, a vector (its diagonal), a sparse matrix, or a function c -> A c; `size`: the
     entries of each region and `level`, the largest eigenvalue of K^T K, for the preconditioner; `curvature`: a sparse
-    matrix or None; `constraints`: C or None; `tol` of conjugate gradients, the only solver that is not direct.
+    matrix or None; `constraints`: C or None; `tol` of the solver, from INEXACT on for directions only.
     """
 
     def __init__(self, normal, size: np.ndarray, curvature: csr_array | None, constraints=None, level=1.0, tol=1e-13):
@@ -90,7 +92,8 @@ class Reduced:
 
     def _factor(self) -> Callable:
         if self.sparse:
-            return self._refined(self._direct(self.upper()), REFINEMENTS)
+            steps = 0 if self.tol >= INEXACT else REFINEMENTS
+            return self._refined(self._direct(self.upper()), steps)
         if self.unknowns <= SMALL:
             return self._dense()
         return self._conjugate_gradients()
@@ -108,9 +111,11 @@ class Reduced:
     def _refined(self, solve: Callable, steps: int) -> Callable:
         def improve(rhs):
             v = solve(rhs)
+            size = np.inf
             for _ in range(steps):
                 left = rhs - self.apply(v)
-                if not np.linalg.norm(left) > 1e-15 * np.linalg.norm(rhs):
+                before, size = size, np.linalg.norm(left)
+                if not 1e-15 * np.linalg.norm(rhs) < size < 0.5 * before:
                     break
                 v = v + solve(left)
             return v
@@ -166,17 +171,11 @@ class Reduced:
 
 
 def cholesky(A: scipy.sparse.csc_array) -> Callable:
-    """A solver for a sparse symmetric positive definite A: SuperLU with symmetric ordering and one refinement.
+    """A solver for a sparse symmetric positive definite A: SuperLU with symmetric ordering.
 
     A singular A (entries that no datum and no norm holds) is moved by rounding; the residual tells.
     """
-    solve = _lu(A, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-
-    def refined(rhs):
-        c = solve(rhs)
-        return c + solve(rhs - A @ c)
-
-    return refined
+    return _lu(A, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
 
 
 def _lu(A: scipy.sparse.csc_array, ordering: str, **options) -> Callable:
