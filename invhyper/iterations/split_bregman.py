@@ -54,7 +54,8 @@ class SplitBregman(Iteration):
     def init(self, theta, start=None):
         z = self.lower.first(theta, start)
         shapes = [split.shape_out for split in self.lower.splits()]
-        zeros = tuple(jnp.zeros(shape, z.dtype) for shape in shapes)
+        xp = jnp if isinstance(z, jax.Array) else np
+        zeros = tuple(xp.zeros(shape, z.dtype) for shape in shapes)
         return z, zeros, zeros
 
     def step(self, state, theta, t):
@@ -72,7 +73,8 @@ class SplitBregman(Iteration):
         if self.rho is not None:
             rho = jnp.broadcast_to(jnp.asarray(self.rho), (count,)) if np.ndim(self.rho) < 2 else self.rho
             return tuple(rho[k] for k in range(count))
-        return tuple(jax.lax.stop_gradient(rho) for rho in self.lower.first_rho(theta))
+        first = self.lower.first_rho(theta)
+        return tuple(jax.lax.stop_gradient(rho) if isinstance(rho, jax.Array) else rho for rho in first)
 
     def advance(self, state, weights, rho, system, pulled, spare=None):
         """One step with everything that does not change from step to step at hand.

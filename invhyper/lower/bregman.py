@@ -158,14 +158,18 @@ class SumOfNorms(LowerLevel):
 
     def first(self, theta, start=None):
         """The unknowns at the start."""
+        xp = self._namespace(theta)
         if start is not None:
-            return self.embed(jnp.asarray(start.x))
-        forward = self.forward_at(theta)
-        return forward.rmv(jnp.asarray(self.y))
+            return self.embed(xp.asarray(start.x))
+        return self.forward_at(theta).rmv(xp.asarray(self.y))
+
+    def _namespace(self, theta):
+        """NumPy, unless something here is a JAX array."""
+        return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((theta, self.y))) else np
 
     def first_rho(self, theta) -> tuple:
         """rho_k = mean weight / (0.3 mean |D_k K^T y|): the proximal step then removes jumps of the noise's size."""
-        xp = jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((theta, self.y))) else np
+        xp = self._namespace(theta)
         start = self.forward_at(theta).rmv(xp.asarray(self.y))
         jumps = [xp.mean(xp.abs(split.mv(start))) for split in self.splits()]
         typical = sum(jumps[: len(self.penalties)]) / len(self.penalties)
