@@ -1,7 +1,8 @@
-"""Sphinx: MyST pages, the furo theme, and an API page made from the package's own list of public names."""
+"""Sphinx: MyST pages, the furo theme, an API page made from the list of public names, a gallery from the studies."""
 
 import inspect
 import re
+from pathlib import Path
 
 import invhyper
 
@@ -63,14 +64,29 @@ def _plain(text):
     return re.sub(r"(?<!\*)\*(?!\*)", r"\\*", re.sub(r"([|_\\])", r"\\\1", text))
 
 
-def list_public_names(app, docname, source):
-    """The API page names what `invhyper.__all__` names, so that they cannot drift apart."""
-    if docname != "api":
-        return
+def fill_templates(app, docname, source):
+    """The pages that are made from what they describe, so that they cannot drift apart from it."""
+    contexts = {"api": public_names, "gallery": studies}
+    if docname in contexts:
+        source[0] = app.builder.templates.render_string(source[0], contexts[docname]())
+
+
+def public_names() -> dict:
+    """What `invhyper.__all__` names."""
     groups = {module: names.split() for module, names in invhyper._HOME.items()}
     kinds = {name: _directive(getattr(invhyper, name)) for names in groups.values() for name in names}
-    context = {"groups": groups, "kinds": kinds, "modules": invhyper._MODULES}
-    source[0] = app.builder.templates.render_string(source[0], context)
+    return {"groups": groups, "kinds": kinds, "modules": invhyper._MODULES}
+
+
+def studies() -> dict:
+    """Name, first paragraph of its README and pictures (docs/NAME.png, or any that starts the name) of each study."""
+    docs = Path(__file__).parent
+    found = []
+    for readme in sorted(docs.parent.glob("case_studies/*/README.md")):
+        name, paragraphs = readme.parent.name, readme.read_text(encoding="utf-8").split("\n\n")
+        pictures = [path.name for path in sorted(docs.glob("*.png")) if name.startswith(path.stem)]
+        found.append({"name": name, "about": paragraphs[1].strip(), "pictures": pictures})
+    return {"studies": found}
 
 
 def _directive(thing):
@@ -81,4 +97,4 @@ def _directive(thing):
 
 def setup(app):
     app.connect("autodoc-process-docstring", plain_docstring)
-    app.connect("source-read", list_public_names)
+    app.connect("source-read", fill_templates)
