@@ -34,6 +34,8 @@ _HOME = {
     "lower.tgv": "TGV",
     "penalties": "Huber L1 Penalty TV",
     "iterations.split_bregman": "SplitBregman",
+    "iterations.pdhg": "PDHG",
+    "iterations.dual_fista": "DualFISTA",
     "lower.scikit": "from_sklearn to_sklearn weight_max",
     "lower.convex": "Cone",
     "lower.basis_pursuit": "BasisPursuit",

@@ -175,16 +175,21 @@ def largest_eigenvalue(matvec, like: PyTree, steps: int = 60):
     return 1.02 * jnp.where(size == 0, 1, size)
 
 
-def choose(operator: lx.AbstractLinearOperator) -> LinearSolver:
-    """A solver from the operator's structure: direct when small, CG when positive semidefinite, GMRES else."""
+def choose(operator: lx.AbstractLinearOperator, singular: bool = False) -> LinearSolver | lx.AbstractLinearSolver:
+    """A solver from the operator's structure: direct when small, CG when positive semidefinite, GMRES else.
+
+    If it may be singular, with a right-hand side in its range, direct is the singular value decomposition.
+    """
     if operator.in_size() <= DENSE_LIMIT:
-        return Direct()
+        return lx.SVD() if singular else Direct()
     return CG() if lx.is_positive_semidefinite(operator) else GMRES()
 
 
-def solve_traced(solver, operator: lx.AbstractLinearOperator, rhs: PyTree, start: PyTree | None, tol) -> PyTree:
+def solve_traced(
+    solver, operator: lx.AbstractLinearOperator, rhs: PyTree, start: PyTree | None, tol, singular: bool = False
+) -> PyTree:
     """A z = rhs in traced code by one of ours (None: chosen) or any lineax solver."""
-    solver = choose(operator) if solver is None else solver
+    solver = choose(operator, singular) if solver is None else solver
     if isinstance(solver, lx.AbstractLinearSolver):
         options = {} if start is None else {"y0": start}
         return lx.linear_solve(operator, rhs, solver, options=options, throw=False).value

@@ -55,7 +55,7 @@ class Linearisation:
     distance to the edge of the stratum and `margin_of` says what stands there. `data_transpose(z)` gives {field of the
     lower level: D^T z} where A dc + D dfield = 0. `residual` is what is left of R at the solution, in the coordinates
     of the stratum (host lower levels: it prices the error estimate). `blocks` replaces `A` where the system is
-    block-diagonal.
+    block-diagonal. `singular`: A may be, with systems that have solutions all the same.
     """
 
     A: Any
@@ -71,6 +71,7 @@ class Linearisation:
     data_transpose: Callable | None = None
     residual: Any = None
     blocks: tuple = ()
+    singular: bool = False
 
 
 @dataclass(frozen=True)

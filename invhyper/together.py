@@ -148,6 +148,9 @@ class FixedPoint(LowerLevel):
 
         R(state, theta) = state - step(state, theta),   x = output(state),   A = I - d step / d state
 
+    A is singular where the state has free directions that do not show in x (dual variables that are not unique): its
+    adjoint system has solutions all the same, and GMRES or Neumann(terms, step=1.0) find one.
+
     **Arguments**: `iteration`: an `Iteration` with `stationary = True`; `max_steps`: steps before it gives up.
     The error is |step(state) - state| relative to |state|. Raises ValueError for an iteration whose step depends on t.
 
@@ -220,6 +223,7 @@ class FixedPoint(LowerLevel):
             P_transpose=lambda v: back_output(v)[0],
             B=along_theta,
             B_transpose=lambda z: back_theta(z)[0],
+            singular=True,
         )
 
     def _state(self, theta, start):

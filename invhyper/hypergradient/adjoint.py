@@ -27,7 +27,7 @@ def solve_adjoint(linearisation: Linearisation, rhs, solver, start, tol, *, host
         z = linear_solvers.solve_host(solver, matrix, rhs, guess, tol)
     else:
         operator = linearisation.A.T if transpose else linearisation.A
-        z = linear_solvers.solve_traced(solver, operator, rhs, start, tol)
+        z = linear_solvers.solve_traced(solver, operator, rhs, start, tol, linearisation.singular)
     image = apply_transpose(linearisation, z, host=host) if transpose else _apply(linearisation.A, z)
     size = tree.norm(rhs)
     defect = tree.norm(tree.subtract(image, rhs))

@@ -106,6 +106,10 @@ class SplitBregman(Iteration):
             new_b.append(parts[1])
         return z, tuple(new_d), tuple(new_b)
 
+    def on_host(self, theta, state, rho, forward):
+        """The process in NumPy, from a state (z, d, b) and its rho."""
+        return Balance(self, theta, state, rho, forward)
+
 
 class Balance:
     """Host steps with rho balanced so that both residuals shrink alike.
@@ -128,8 +132,8 @@ class Balance:
         self._system = None
 
     @property
-    def kind(self) -> str:
-        return self.system.kind
+    def name(self) -> str:
+        return f"Split Bregman ({self.system.kind})"
 
     @property
     def system(self):

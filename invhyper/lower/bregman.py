@@ -4,11 +4,14 @@ import difflib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from invhyper.iterations.dual_fista import DualFISTA
+from invhyper.iterations.pdhg import PDHG
 from invhyper.iterations.split_bregman import SplitBregman
 from invhyper.lower.bregman_slope import linearise
 from invhyper.lower.bregman_solve import solve
@@ -31,7 +34,7 @@ class SumOfNorms(LowerLevel):
     forward: Operator | Callable | None
     penalties: dict[str, Penalty]
     box: tuple[Any, Any] | None
-    solver: SplitBregman | None
+    solver: SplitBregman | PDHG | DualFISTA | None
 
     def _set(self, y, penalties, forward, box=None, solver=None, unknowns=None):
         name = type(self).__name__
@@ -53,7 +56,7 @@ class SumOfNorms(LowerLevel):
         for penalty in self.penalties.values():
             check_adjoint(penalty.analysis)
         self.box = None if box is None else _box(name, box, shape)
-        self.solver = solver
+        self.solver = None if solver is None else _made_for(self, solver)
 
     # --- theta -------------------------------------------------------------------------------------------------
 
@@ -144,8 +147,14 @@ class SumOfNorms(LowerLevel):
         penalties = tuple(self.penalties.values())
         if k < len(penalties):
             return penalties[k].prox(v, weights[k] / rho)
-        xp = jnp if isinstance(v, jax.Array) else np
-        return xp.clip(v, *self.box)
+        return self.boxed(v)
+
+    def boxed(self, z):
+        """The nearest point of the box."""
+        if self.box is None:
+            return z
+        xp = jnp if isinstance(z, jax.Array) else np
+        return xp.clip(z, *self.box)
 
     def divide(self, k, v, weights, rho, out=None):
         """(d, v - d), d the proximal step of split k at v; with `out` (NumPy) d stands in v, v - d in `out`."""
@@ -181,7 +190,7 @@ class SumOfNorms(LowerLevel):
         return (*rho, xp.asarray(1.0)) if self.box is not None else tuple(rho)
 
     def iteration(self):
-        return SplitBregman(self) if self.solver is None else self.solver
+        return SplitBregman(self) if self.solver is None else eqx.tree_at(lambda it: it.lower, self.solver, self)
 
     # --- objective, solution, derivative -----------------------------------------------------------------------
 
@@ -215,6 +224,24 @@ def image_data(name: str, y):
             "and leave them out with forward=Mask(keep)"
         )
     return y
+
+
+def _made_for(lower, solver):
+    """The solver, if it was made for a lower level with these operators (y and the weights may differ)."""
+    name = type(lower).__name__
+    if not isinstance(solver, SplitBregman | PDHG | DualFISTA):
+        kind = type(solver).__name__
+        raise TypeError(f"{name} solver is a {kind}: SplitBregman, PDHG, DualFISTA or None is wanted")
+    if _operators(solver.lower) != _operators(lower):
+        raise ValueError(
+            f"{name} solver was made for a lower level with other operators or another shape: make it from one with "
+            "the same forward, penalties and bounds"
+        )
+    return solver
+
+
+def _operators(lower):
+    return jax.tree.structure((lower.forward, lower.penalties, lower.box))
 
 
 def _bound(forward, shape):

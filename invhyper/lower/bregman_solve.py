@@ -7,7 +7,6 @@ import numpy as np
 import scipy.sparse
 
 from invhyper.iterations.normal import gram, size_of
-from invhyper.iterations.split_bregman import Balance
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
 from invhyper.problem import NotConverged, Solution
@@ -109,11 +108,11 @@ def _determined(lower, theta, found: Polished):
 def _split(lower, theta, start, memo, model: Model, forward, tol):
     """Split Bregman with a try at the stratum in between; only a few steps where norms of several entries vanish."""
     iteration = lower.iteration()
-    splitting = Balance(iteration, theta, *_start(iteration, theta, start, memo, forward), forward)
+    splitting = iteration.on_host(theta, *_start(iteration, theta, start, memo, forward), forward)
     best = kept = pointed = None
     most = SHARP_STEPS if model.sharp else MOST_STEPS if isinstance(model.normal, float) else BLURRED_STEPS
     while splitting.steps < most:
-        splitting.run(Balance.every)
+        splitting.run(splitting.every)
         if not np.all(np.isfinite(splitting.state[0])):
             break
         at = _multipliers(lower, model, splitting)
@@ -131,7 +130,7 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
         if best.certified <= tol:
             break
     rho = tuple(splitting.rho)
-    return best, kept, rho, splitting.steps, f"{splitting.steps} steps of Split Bregman ({splitting.kind})"
+    return best, kept, rho, splitting.steps, f"{splitting.steps} steps of {splitting.name}"
 
 
 def _near(old: Model, new: Model) -> bool:
@@ -157,8 +156,9 @@ def _start(iteration, theta, start, memo, forward):
     """The state and rho to begin with: those that the memo certifies, or none."""
     if memo is None:
         guess = start if start is not None and np.all(np.isfinite(start.x)) else None
-        state = jax.tree.map(lambda leaf: np.asarray(leaf, float), iteration.init(theta, guess))
-        return state, tuple(float(r) for r in iteration.penalties(theta))
+        z = np.asarray(iteration.lower.first(theta, guess), float)
+        zeros = tuple(np.zeros(split.shape_out) for split in iteration.lower.splits())
+        return (z, zeros, zeros), tuple(float(r) for r in iteration.penalties(theta))
     lower, at, found = iteration.lower, memo.multipliers, memo.polished
     z = found.z.reshape(forward.shape_in)
     d, b, first, rho = [], [], 0, memo.rho if iteration.rho is None else iteration.penalties(theta)
