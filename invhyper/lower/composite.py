@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from invhyper.iterations.split_bregman import SplitBregman
 from invhyper.lower.bregman import SumOfNorms
 from invhyper.operators import Operator
 from invhyper.penalties import L1, Penalty
+from invhyper.problem import Iteration
 
 
 class AnalysisL1(SumOfNorms):
@@ -36,7 +36,7 @@ class AnalysisL1(SumOfNorms):
         groups=None,
         nonnegative: bool = False,
         *,
-        solver: SplitBregman | None = None,
+        solver: Iteration | None = None,
     ):
         if not isinstance(analysis, Operator):
             kind = type(analysis).__name__
@@ -69,7 +69,7 @@ class Composite(SumOfNorms):
         nonnegative: bool = False,
         *,
         box: tuple | None = None,
-        solver: SplitBregman | None = None,
+        solver: Iteration | None = None,
     ):
         if not isinstance(terms, dict) or not terms:
             raise ValueError("Composite terms: a dict {name: penalty} with at least one entry is wanted")

@@ -9,11 +9,11 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from invhyper.iterations.split_bregman import SplitBregman
 from invhyper.lower.bregman import SumOfNorms
 from invhyper.operators import Differences, Operator
 from invhyper.operators.adapters import from_scipy
 from invhyper.penalties import Penalty
+from invhyper.problem import Iteration
 
 
 class TGV(SumOfNorms):
@@ -40,7 +40,7 @@ class TGV(SumOfNorms):
         y: Float[Array, "..."],
         forward: Operator | Callable | None = None,
         *,
-        solver: SplitBregman | None = None,
+        solver: Iteration | None = None,
     ):
         shape = tuple(np.shape(y)) if not isinstance(forward, Operator) else None
         shape = tuple(forward.shape_in or np.shape(y)) if shape is None else shape

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from invhyper.iterations.split_bregman import SplitBregman
 from invhyper.lower.bregman import SumOfNorms
 from invhyper.operators import Operator
 from invhyper.penalties import TV, Huber
+from invhyper.problem import Iteration
 
 
 class TotalVariation(SumOfNorms):
@@ -20,7 +20,8 @@ class TotalVariation(SumOfNorms):
 
     **Arguments**: `y`: the data, 1-D to 3-D. `forward`: K, an `Operator` (None: the identity), or a function
     theta -> Operator whose hyperparameters are tuned along. `isotropic`; `nonnegative`: x >= 0. `boundary`:
-    "neumann" (no edge across the border), "periodic" or "zero". `solver`: a `SplitBregman` other than the default.
+    "neumann" (no edge across the border), "periodic" or "zero". `solver`: a `SplitBregman`, `PDHG` or `DualFISTA`, made
+    from a lower level with these operators (None: chosen).
 
     weight is a scalar; an image of weights of the shape of x (pixel (i, j) owns its edges to (i+1, j) and (i, j+1)); a
     coarser one that divides x into equal blocks, one weight a block; or one an edge, (ndim, *shape), anisotropic only.
@@ -48,7 +49,7 @@ class TotalVariation(SumOfNorms):
         nonnegative: bool = False,
         *,
         boundary: str = "neumann",
-        solver: SplitBregman | None = None,
+        solver: Iteration | None = None,
     ):
         box = (0.0, float("inf")) if nonnegative else None
         self._set(y, {"weight": TV(isotropic, boundary)}, forward, box, solver)
@@ -79,7 +80,7 @@ class HuberTV(SumOfNorms):
         nonnegative: bool = False,
         *,
         boundary: str = "neumann",
-        solver: SplitBregman | None = None,
+        solver: Iteration | None = None,
     ):
         box = (0.0, float("inf")) if nonnegative else None
         penalty = Huber(None, delta, 0 if isotropic else None, boundary)
