@@ -181,7 +181,7 @@ def TV(isotropic: bool = False, boundary: str = "neumann") -> Penalty:
 
     Rudin, Osher and Fatemi (1992), doi:10.1016/0167-2789(92)90242-F.
     """
-    return Penalty(_DifferencesOf(boundary), 0 if isotropic else None)
+    return Penalty(_DifferencesOf(str(boundary)), 0 if isotropic else None)
 
 
 def L1(analysis: Operator, groups=None) -> Penalty:
@@ -205,7 +205,7 @@ def Huber(analysis: Operator | None = None, delta: float = 0.01, groups=None, bo
     """
     if not isinstance(delta, jax.core.Tracer) and not np.all(np.asarray(delta) > 0):
         raise ValueError(f"Huber delta = {np.min(delta)}: a positive number, or one for each norm, is wanted")
-    return Penalty(_DifferencesOf(boundary) if analysis is None else analysis, groups, delta)
+    return Penalty(_DifferencesOf(str(boundary)) if analysis is None else analysis, groups, delta)
 
 
 class _DifferencesOf(eqx.Module):

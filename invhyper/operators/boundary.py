@@ -11,7 +11,7 @@ def check_boundary(name: str, boundary: str) -> str:
     """
     if boundary not in BOUNDARIES:
         raise ValueError(f"{name} was given the boundary {boundary!r}; wanted is one of {', '.join(BOUNDARIES)}")
-    return boundary
+    return str(boundary)
 
 
 def check_shape(name: str, shape) -> tuple[int, ...]:

@@ -143,7 +143,9 @@ class Differences(Operator):
             before, after = np.prod(self.shape_in[:axis], dtype=int), np.prod(self.shape_in[axis + 1 :], dtype=int)
             eye_before, eye_after = scipy.sparse.eye_array(before), scipy.sparse.eye_array(after)
             blocks.append(scipy.sparse.kron(scipy.sparse.kron(eye_before, self._matrix(n)), eye_after))
-        return scipy.sparse.csr_array(scipy.sparse.vstack(blocks))
+        matrix = scipy.sparse.csr_array(scipy.sparse.vstack(blocks))
+        matrix.eliminate_zeros()  # kron stores zeros where a block is small
+        return matrix
 
     def _matrix(self, n):
         """The differences along one axis of n pixels."""
