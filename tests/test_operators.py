@@ -358,3 +358,11 @@ def test_no_sparse_matrix_of_a_wide_blur():
         ih.Blur(width=2.0, shape=(64, 64)).to_scipy()
     with pytest.raises(TypeError, match="leave it out in JAX"):
         ih.Identity((2,)).mv(jnp.ones(2), out=np.ones(2))
+
+
+@pytest.mark.parametrize("boundary", ["neumann", "periodic", "zero"])
+def test_differences_of_eight_columns(boundary):
+    """NumPy's negation in place is wrong for strides of 64 bytes (2.4.6): an image with 8 columns shows it."""
+    D = ih.Differences((11, 8), boundary=boundary)
+    image = np.random.default_rng(0).standard_normal((11, 8))
+    np.testing.assert_allclose(D.mv(image).ravel(), D.to_scipy() @ image.ravel(), atol=1e-14)

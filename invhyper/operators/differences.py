@@ -68,7 +68,8 @@ class Differences(Operator):
         elif self.boundary == "periodic":
             np.subtract(x[first], x[last], out=d[last])
         else:
-            np.negative(x[last], out=d[last])
+            # Not np.negative: NumPy 2.4.6 gets it wrong where both strides are 64 bytes (8 columns).
+            np.multiply(x[last], -1.0, out=d[last])
 
     def _second(self, x, axis, d):
         low, high, first, last = _slices(x.ndim, axis)
@@ -92,7 +93,7 @@ class Differences(Operator):
                 out += spare
             return out
         v = y[0]
-        np.negative(v[:1], out=out[:1])
+        np.multiply(v[:1], -1.0, out=out[:1])
         np.subtract(v[:-1], v[1:], out=out[1:])
         if self.boundary == "neumann":
             out[-1:] = v[-2:-1] if len(v) > 1 else 0.0
