@@ -10,21 +10,21 @@ from invhyper.iterations.normal import gram, size_of
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
 from invhyper.problem import NotConverged, Solution
-from invhyper.strata import augmented, norms
+from invhyper.strata import augmented, multipliers, norms
 from invhyper.strata.augmented import Multipliers
 from invhyper.strata.norms import Model, Polished, Stratum
 
 # Split Bregman steps before Newton's method takes over: for norms of several entries that may vanish, for operators
 # other than the identity, and for all else.
 SHARP_STEPS, BLURRED_STEPS, MOST_STEPS = 100, 200, 1000
+# The regions are looked at again after this many times the steps.
+SPACING = 1.2
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
 WARM, NEAR = 1e-4, 1e-3
 # A system solved to less than this is singular.
 SEEN = 1e-6
 # A matrix with more than this share of entries is better applied as an operator.
 FULL = 0.1
-# Where K has no matrix a try at the stratum is dear: one every so many steps, unless the stratum has settled.
-HASTE = 200
 
 
 class Structure(NamedTuple):
@@ -109,22 +109,34 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
     """Split Bregman with a try at the stratum in between; only a few steps where norms of several entries vanish."""
     iteration = lower.iteration()
     splitting = iteration.on_host(theta, *_start(iteration, theta, start, memo, forward), forward)
-    best = kept = pointed = None
+    best = kept = partition = None
+    if memo is not None:
+        partition = memo.polished.regions.labels, memo.polished.stratum.pinned
+    waits, due = model.normal is None or (model.polyhedral and model.tying), 0
+    failed = 0  # steps at which the dual variable of the same regions could not be balanced
     most = SHARP_STEPS if model.sharp else MOST_STEPS if isinstance(model.normal, float) else BLURRED_STEPS
     while splitting.steps < most:
         splitting.run(splitting.every)
         if not np.all(np.isfinite(splitting.state[0])):
             break
+        if splitting.steps < min(due, most):
+            continue
+        due = SPACING * splitting.steps
         at = _multipliers(lower, model, splitting)
         if model.sharp:
             kept = at
             continue
         stratum = stratum_of(lower, model, splitting.state)
-        settled = pointed is not None and all(map(np.array_equal, stratum, pointed))
-        pointed = stratum
-        if model.normal is None and not settled and splitting.steps % HASTE:
+        before, partition = partition, (model.regions(stratum).labels, stratum.pinned)
+        settled = before is not None and all(map(np.array_equal, before, partition))
+        if waits and not settled and splitting.steps < most:
             continue
         found = norms.certify(norms.polish(model, stratum, at.z), at.p)
+        failed = failed if settled else 0
+        if settled and not found.certified <= tol and splitting.steps >= 2 * failed:
+            # The regions are found; what the dual variable still lacks on them, Newton's method finds sooner.
+            found, dual = multipliers.balance(found, at.p, at.q, tol)
+            at, failed = at._replace(p=dual), splitting.steps
         if best is None or found.certified < best.certified:
             best, kept = found, at
         if best.certified <= tol:

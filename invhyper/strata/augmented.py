@@ -65,8 +65,9 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
             tried = tried if same else norms.polish(model, stratum, at.z)
             newton += 0 if same else tried.newton_steps
             pointed = stratum
-            dual = multipliers.balance(tried, at.p, at.q, tol) if tried.solved else at.p
-            found = norms.certify(tried, dual)
+            found, dual = norms.certify(tried, at.p), at.p
+            if tried.solved:
+                found, dual = multipliers.balance(tried, at.p, at.q, tol)
             worse = 0 if best is None or found.certified < best.certified else worse + 1
             if worse == 0:
                 best, kept = found, at._replace(p=dual)

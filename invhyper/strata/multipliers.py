@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
+from invhyper.strata import norms
 from invhyper.strata.norms import Polished
 from invhyper.strata.reduced import cholesky
 
-NEWTON_STEPS = 12
+NEWTON_STEPS, CUTS = 12, 3
+# What the balance is brought below, in parts of the tolerance; how far the two sides of a cut start from each other.
+GOAL, NUDGE = 0.3, 1e-10
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,39 @@ class Flow:
     free: np.ndarray
 
 
-def balance(polished: Polished, p0: np.ndarray, q0: np.ndarray, tol: float) -> np.ndarray:
-    """p (rows of D), feasible, that balances g to `tol` |y|; p0 itself where that is not reached and p0 does better.
+def balance(polished: Polished, p0: np.ndarray, q0: np.ndarray, tol: float) -> tuple[Polished, np.ndarray]:
+    """The polished point, certified, and the p (rows of D) that certifies it: p0 itself where that does better.
 
-    `q0` (entries of z) is the multiplier of the box to start from.
+    Where a region has no balance, the flow that it lacks runs against edges at their bound: there the region is cut in
+    two, and its pieces are solved for and balanced. `q0` (entries of z) is the multiplier of the box to start from.
     """
-    model = polished.model
-    dual = _Dual(polished, p0, q0)
-    goal = 0.1 * tol * float(np.linalg.norm(model.y)) * np.sqrt(model.size)
-    phi = np.zeros(model.D.shape[1])
-    first = at = dual.flow(phi)
-    for _ in range(NEWTON_STEPS):
-        if not dual.rows.size or np.linalg.norm(at.left) <= goal:
+    best, kept = norms.certify(polished, p0), p0
+    goal = GOAL * tol * float(np.linalg.norm(polished.model.y)) * np.sqrt(polished.model.size)
+    for _ in range(CUTS + 1):
+        dual = _Dual(polished, p0, q0, goal)
+        if not dual.rows.size:
             break
-        direction = -cholesky(dual.slope(at))(at.left)
+        phi, at = _newton(dual, goal)
+        p0 = p0.copy()
+        p0[dual.rows] = at.p
+        found = norms.certify(polished, p0)
+        if found.certified < best.certified:
+            best, kept = found, p0
+        if best.certified <= tol or dual.labels is None:
+            break
+        stratum, z = dual.cut(polished, phi, _lacking(dual.labels, at.left, goal))
+        polished = norms.polish(polished.model, stratum, z)
+    return best, kept
+
+
+def _newton(dual: "_Dual", goal: float) -> tuple[np.ndarray, "Flow"]:
+    """phi, by Newton's method with a line search, and the flow there."""
+    phi = np.zeros(dual.entries.size)
+    at = dual.flow(phi)
+    for _ in range(NEWTON_STEPS):
+        if np.linalg.norm(at.left) <= goal:
+            break
+        direction = dual.direction(at, goal)
         length, slope = 1.0, float(at.left @ direction)
         while length > 1e-4:
             trial = dual.flow(phi + length * direction)
@@ -54,29 +76,33 @@ def balance(polished: Polished, p0: np.ndarray, q0: np.ndarray, tol: float) -> n
         if length <= 1e-4:
             break
         phi, at = phi + length * direction, trial
-    if not np.linalg.norm(at.left) < np.linalg.norm(first.left):
-        at = first
-    full = p0.copy()
-    full[dual.rows] = at.p
-    return full
+    return phi, at
 
 
 class _Dual:
-    """The dual function of the projection: its rows are those of the groups that vanish, its entries those pinned."""
+    """The dual function of the projection: its rows are those of the groups that vanish, its entries those pinned.
 
-    def __init__(self, polished, p0, q0):
-        self.model, self.g = polished.model, polished.gradient
-        self.rows = np.flatnonzero(polished.stratum.vanishing[self.model.group])
-        self.D, self.group = self.model.D[self.rows], self.model.group[self.rows]
+    Regions that p0 balances already, to `goal` all together, are left out with their rows and entries.
+    """
+
+    def __init__(self, polished, p0, q0, goal):
+        self.model = model = polished.model
+        pinned, values = polished.stratum.pinned, polished.stratum.values
+        self.rows, self.entries = _unbalanced(polished, p0, q0, goal)
+        tied = model.curved or (polished.stratum.vanishing[model.group] & model.rows.other).any()
+        self.labels = None if tied else polished.regions.labels[self.entries]
+        number = np.full(model.D.shape[1], -1)
+        number[self.entries] = np.arange(self.entries.size)
+        self.g = polished.gradient[self.entries]
+        self.D, self.group = _columns(model.D[self.rows], number, self.entries.size), model.group[self.rows]
         self.transposed = self.D.T.tocsr()
         self.p0 = p0[self.rows]
-        pinned, values = polished.stratum.pinned, polished.stratum.values
-        self.pinned = np.flatnonzero(pinned)
-        self.q0 = q0[self.pinned]
-        if self.model.box is not None:
-            low, high = (limit[self.pinned] for limit in self.model.box)
-            self.least = np.where(values[self.pinned] <= low, -np.inf, 0.0)
-            self.most = np.where(values[self.pinned] >= high, np.inf, 0.0)
+        at = self.entries[pinned[self.entries]]
+        self.pinned, self.q0 = number[at], q0[at]
+        if model.box is not None:
+            low, high = (limit[at] for limit in model.box)
+            self.least = np.where(values[at] <= low, -np.inf, 0.0)
+            self.most = np.where(values[at] >= high, np.inf, 0.0)
 
     def flow(self, phi) -> Flow:
         weight = self.model.weight
@@ -96,18 +122,79 @@ class _Dual:
             free = (q == pushed).astype(float)
         return Flow(p, v, sizes, scale, left, value, free)
 
-    def slope(self, at: Flow):
-        """The second derivative, moved off its null space, the constants of each region."""
-        outside = at.sizes > self.model.weight
-        if self.model.curved:
-            slope = self.transposed @ diags_array(at.scale[self.group]) @ self.D
-            bent = np.where(outside, np.sqrt(at.scale) / np.where(at.sizes > 0, at.sizes, 1.0), 0.0)
-            bent = bent[self.group] * at.v
-            shape = (self.model.weight.size, self.group.size)
-            V = csr_array((bent, (self.group, np.arange(self.group.size))), shape=shape) @ self.D
-            slope = slope - V.T @ V
-        else:
-            slope = self.transposed @ diags_array((~outside[self.group]).astype(float)) @ self.D
-        diagonal = np.full(self.D.shape[1], 1e-10)
+    def direction(self, at: Flow, goal: float) -> np.ndarray:
+        """Newton's step in the regions that still lack balance: where no group is in two, they do not meet."""
+        rows, some = slice(None), np.arange(self.entries.size)
+        if self.labels is not None:
+            lacking = _lacking(self.labels, at.left, goal)[self.labels]
+            some = np.flatnonzero(lacking)
+            rows = np.flatnonzero(lacking[self.D.indices[self.D.indptr[:-1]]])
+        number = np.full(self.entries.size, -1)
+        number[some] = np.arange(some.size)
+        slope = self.slope(at, rows, _columns(self.D[rows], number, some.size))
+        diagonal = np.full(self.entries.size, 1e-10)
         diagonal[self.pinned] += at.free
-        return (slope + diags_array(diagonal)).tocsc()
+        direction = np.zeros(self.entries.size)
+        direction[some] = -cholesky((slope + diags_array(diagonal[some])).tocsc())(at.left[some])
+        return direction
+
+    def slope(self, at: Flow, rows, D: csr_array):
+        """D^T pi' D over some of the rows."""
+        group = self.group[rows]
+        outside = at.sizes > self.model.weight
+        if not self.model.curved:
+            return D.T @ diags_array((~outside[group]).astype(float)) @ D
+        slope = D.T @ diags_array(at.scale[group]) @ D
+        bent = np.where(outside, np.sqrt(at.scale) / np.where(at.sizes > 0, at.sizes, 1.0), 0.0)
+        bent = bent[group] * at.v[rows]
+        V = csr_array((bent, (group, np.arange(group.size))), shape=(self.model.weight.size, group.size)) @ D
+        return slope - V.T @ V
+
+    def cut(self, polished: Polished, phi: np.ndarray, lacking: np.ndarray):
+        """The stratum with the lacking regions cut where phi jumps, and a z that says which side is higher."""
+        inside = np.flatnonzero(lacking[self.labels])
+        label = self.labels[inside]
+        low, high = np.full(lacking.size, np.inf), np.full(lacking.size, -np.inf)
+        np.minimum.at(low, label, phi[inside])
+        np.maximum.at(high, label, phi[inside])
+        above = np.zeros(phi.size)
+        above[inside] = phi[inside] > 0.5 * (low[label] + high[label])
+        vanishing = polished.stratum.vanishing.copy()
+        vanishing[self.group[self.D @ above != 0]] = False
+        z = polished.z.copy()
+        z[self.entries] += NUDGE * (float(np.ptp(z)) or 1.0) * above
+        return polished.stratum._replace(vanishing=vanishing), z
+
+
+def _unbalanced(polished, p0, q0, goal):
+    """Rows that vanish, and entries, of the regions that still lack balance: the others lack less than `goal` / 2."""
+    model, labels, pinned = polished.model, polished.regions.labels, polished.stratum.pinned
+    vanishing = polished.stratum.vanishing[model.group]
+    if (vanishing & model.rows.other).any():  # rows that tie regions to each other
+        return np.flatnonzero(vanishing), np.arange(labels.size)
+    left = polished.gradient + model.D.T @ np.where(vanishing, p0, 0.0) + np.where(pinned, q0, 0.0)
+    chosen = _lacking(labels, left, goal)
+    entry = np.maximum(model.rows.head, model.rows.single)
+    held = np.flatnonzero(vanishing & (entry >= 0))
+    label = labels[entry[held]]
+    while model.curved:  # groups with rows in several regions
+        count = chosen.sum()
+        marked = np.bincount(model.group[held], chosen[label], model.weight.size) > 0
+        chosen[label[marked[model.group[held]]]] = True
+        if chosen.sum() == count:
+            break
+    return held[chosen[label]], np.flatnonzero(chosen[labels])
+
+
+def _lacking(labels: np.ndarray, left: np.ndarray, goal: float) -> np.ndarray:
+    """A mask of the regions without those that lack least, less than `goal` / 2 all together."""
+    lack = np.bincount(labels, left * left)
+    order = np.argsort(lack)
+    chosen = np.ones(lack.size, bool)
+    chosen[order[: np.searchsorted(np.cumsum(lack[order]), 0.25 * goal**2)]] = False
+    return chosen
+
+
+def _columns(D: csr_array, number: np.ndarray, count: int) -> csr_array:
+    """D with its columns renumbered; those numbered -1 hold no entries."""
+    return csr_array((D.data, number[D.indices], D.indptr), shape=(D.shape[0], count))

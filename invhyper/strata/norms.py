@@ -8,6 +8,7 @@ on the flat regions solves it. The norms that do not vanish bring their curvatur
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,20 @@ class Model:
     def sharp(self) -> bool:
         """Whether groups of several rows can vanish: then Newton's method alone does not find which do."""
         return self.curved and bool((self.delta == 0).any())
+
+    @cached_property
+    def polyhedral(self) -> bool:
+        """Whether the problem is a quadratic programme: no norm bends."""
+        return not self.curved and not bool((self.delta > 0).any())
+
+    @cached_property
+    def tying(self) -> bool:
+        """Whether every row of D ties entries or pins them, so that the regions are all there is to a stratum."""
+        return not bool(self.rows.other.any())
+
+    def regions(self, stratum: "Stratum") -> Regions:
+        """The flat regions of a stratum."""
+        return Regions(self.rows, stratum.vanishing[self.group], stratum.pinned, stratum.values)
 
     def norms(self, d: np.ndarray) -> np.ndarray:
         """|d_g| of each group."""
@@ -140,7 +155,7 @@ def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
 
 def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
     """Newton's method on a stratum, from z."""
-    regions = Regions(model.rows, stratum.vanishing[model.group], stratum.pinned, stratum.values)
+    regions = model.regions(stratum)
     stratum = _closed(model, stratum, regions)
     vanishing_row = stratum.vanishing[model.group]
     constraints, defect = _constraints(model, regions, vanishing_row)
@@ -150,8 +165,7 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
     value = np.inf
     mu = np.zeros(0 if constraints is None else constraints.shape[0])
     system, best = None, np.inf
-    polyhedral = not model.curved and not (model.delta > 0).any()
-    for step in range(4 if polyhedral else SHARP_STEPS if model.sharp else NEWTON_STEPS):
+    for step in range(4 if model.polyhedral else SHARP_STEPS if model.sharp else NEWTON_STEPS):
         d = model.D @ z
         d[vanishing_row] = 0.0
         sizes = model.norms(d)
@@ -175,7 +189,7 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
         if not np.all(np.isfinite(moved)):
             break
         dc = moved[: c.size]
-        if polyhedral:
+        if model.polyhedral:
             c, z, mu = c + dc, z + regions.expand(dc), mu + moved[c.size :]
             continue
         if not np.isfinite(value):
