@@ -22,7 +22,7 @@ GOAL, NUDGE = 0.3, 1e-10
 
 @dataclass(frozen=True)
 class Flow:
-    """pi(p0 + D phi), how it moves with phi, what is left of the balance, the dual function's value, and
+    """pi(p0 + D phi), how it moves with phi, what is left of the balance, the dual function's value in each region, and
     which multipliers of the box may move."""
 
     p: np.ndarray
@@ -30,7 +30,7 @@ class Flow:
     sizes: np.ndarray
     scale: np.ndarray
     left: np.ndarray
-    value: float
+    value: np.ndarray
     free: np.ndarray
 
 
@@ -47,56 +47,65 @@ def balance(polished: Polished, p0: np.ndarray, q0: np.ndarray, tol: float) -> t
         if not dual.rows.size:
             break
         phi, at = _newton(dual, goal)
+        lacking = _lacking(dual.labels, at.left, goal)
         p0 = p0.copy()
-        p0[dual.rows] = at.p
+        p0[dual.rows] = np.where(lacking[dual.label_of_row], dual.p0, at.p) if dual.apart else at.p
         found = norms.certify(polished, p0)
         if found.certified < best.certified:
             best, kept = found, p0
-        if best.certified <= tol or dual.labels is None:
+        if best.certified <= tol or found is not best or not dual.apart:
             break
-        stratum, z = dual.cut(polished, phi, _lacking(dual.labels, at.left, goal))
+        stratum, z = dual.cut(polished, phi, lacking)
         polished = norms.polish(polished.model, stratum, z)
     return best, kept
 
 
-def _newton(dual: "_Dual", goal: float) -> tuple[np.ndarray, "Flow"]:
-    """phi, by Newton's method with a line search, and the flow there."""
+def _newton(dual: "_Dual", goal: float) -> tuple[np.ndarray, Flow]:
+    """phi, by Newton's method with a step length for each region, and the flow there."""
     phi = np.zeros(dual.entries.size)
     at = dual.flow(phi)
     for _ in range(NEWTON_STEPS):
         if np.linalg.norm(at.left) <= goal:
             break
         direction = dual.direction(at, goal)
-        length, slope = 1.0, float(at.left @ direction)
-        while length > 1e-4:
-            trial = dual.flow(phi + length * direction)
-            if trial.value <= at.value + 1e-4 * length * slope + 1e-14 * abs(at.value):
+        slope = dual.per_region(at.left * direction)
+        length = np.ones(slope.size)
+        while True:
+            step = length[dual.labels] * direction
+            trial = dual.flow(phi + step)
+            short = trial.value > at.value + 1e-4 * length * slope + 1e-14 * np.abs(at.value)
+            if not short.any():
                 break
-            length /= 2
-        if length <= 1e-4:
+            length[short] = np.where(length[short] > 1e-4, 0.5 * length[short], 0.0)
+        if not step.any():
             break
-        phi, at = phi + length * direction, trial
+        phi, at = phi + step, trial
     return phi, at
 
 
 class _Dual:
     """The dual function of the projection: its rows are those of the groups that vanish, its entries those pinned.
 
-    Regions that p0 balances already, to `goal` all together, are left out with their rows and entries.
+    Regions that p0 balances already, to `goal` all together, are left out with their rows and entries. The others do
+    not meet (they are `apart`) unless groups or second differences have rows in several: they are then taken as one.
     """
 
-    def __init__(self, polished, p0, q0, goal):
-        self.model = model = polished.model
-        pinned, values = polished.stratum.pinned, polished.stratum.values
+    def __init__(self, polished: Polished, p0: np.ndarray, q0: np.ndarray, goal: float):
+        self.curved = polished.model.curved
+        model, pinned, values = polished.model, polished.stratum.pinned, polished.stratum.values
         self.rows, self.entries = _unbalanced(polished, p0, q0, goal)
-        tied = model.curved or (polished.stratum.vanishing[model.group] & model.rows.other).any()
-        self.labels = None if tied else polished.regions.labels[self.entries]
+        groups, self.group = np.unique(model.group[self.rows], return_inverse=True)
+        self.weight = model.weight[groups]
         number = np.full(model.D.shape[1], -1)
         number[self.entries] = np.arange(self.entries.size)
-        self.g = polished.gradient[self.entries]
-        self.D, self.group = _columns(model.D[self.rows], number, self.entries.size), model.group[self.rows]
+        self.D = _columns(model.D[self.rows], number, self.entries.size)
         self.transposed = self.D.T.tocsr()
-        self.p0 = p0[self.rows]
+        self.g, self.p0 = polished.gradient[self.entries], p0[self.rows]
+        self.apart = not self.curved and not model.rows.other[self.rows].any()
+        self.labels, self.label_of_row = np.zeros(self.entries.size, int), np.zeros(self.rows.size, int)
+        if self.apart:
+            self.labels = np.unique(polished.regions.labels[self.entries], return_inverse=True)[1]
+            self.label_of_row = self.labels[self.D.indices[self.D.indptr[:-1]]]
         at = self.entries[pinned[self.entries]]
         self.pinned, self.q0 = number[at], q0[at]
         if model.box is not None:
@@ -104,13 +113,18 @@ class _Dual:
             self.least = np.where(values[at] <= low, -np.inf, 0.0)
             self.most = np.where(values[at] >= high, np.inf, 0.0)
 
-    def flow(self, phi) -> Flow:
-        weight = self.model.weight
+    def per_region(self, values: np.ndarray) -> np.ndarray:
+        """Sums of one number an entry."""
+        return np.bincount(self.labels, values)
+
+    def flow(self, phi: np.ndarray) -> Flow:
         v = self.p0 + self.D @ phi
-        sizes = np.sqrt(np.bincount(self.group, v * v, weight.size))
-        scale = np.minimum(1.0, weight / np.where(sizes > 0, sizes, 1.0))
-        inner = np.minimum(sizes, weight)
-        value = float((0.5 * inner**2 + weight * (sizes - inner)).sum() + self.g @ phi)
+        sizes = np.sqrt(np.bincount(self.group, v * v)) if self.curved else np.abs(v)
+        scale = np.minimum(1.0, self.weight / np.where(sizes > 0, sizes, 1.0))
+        inner = np.minimum(sizes, self.weight)
+        cost = 0.5 * inner**2 + self.weight * (sizes - inner)
+        value = self.per_region(self.g * phi)
+        value += np.bincount(self.label_of_row, cost, value.size) if self.apart else cost.sum()
         p = scale[self.group] * v
         left = self.g + self.transposed @ p
         free = np.zeros(0)
@@ -118,49 +132,44 @@ class _Dual:
             pushed = self.q0 + phi[self.pinned]
             q = np.clip(pushed, self.least, self.most)
             left[self.pinned] += q
-            value += 0.5 * float(q @ q)
+            value += np.bincount(self.labels[self.pinned], 0.5 * q * q, value.size)
             free = (q == pushed).astype(float)
         return Flow(p, v, sizes, scale, left, value, free)
 
     def direction(self, at: Flow, goal: float) -> np.ndarray:
-        """Newton's step in the regions that still lack balance: where no group is in two, they do not meet."""
-        rows, some = slice(None), np.arange(self.entries.size)
-        if self.labels is not None:
-            lacking = _lacking(self.labels, at.left, goal)[self.labels]
-            some = np.flatnonzero(lacking)
-            rows = np.flatnonzero(lacking[self.D.indices[self.D.indptr[:-1]]])
+        """Newton's step in the regions that still lack balance."""
+        lacking = _lacking(self.labels, at.left, goal)
+        some, rows = np.flatnonzero(lacking[self.labels]), np.flatnonzero(lacking[self.label_of_row])
         number = np.full(self.entries.size, -1)
         number[some] = np.arange(some.size)
-        slope = self.slope(at, rows, _columns(self.D[rows], number, some.size))
+        # Moved off the null space of the second derivative, the constants of each region.
         diagonal = np.full(self.entries.size, 1e-10)
         diagonal[self.pinned] += at.free
+        slope = self._slope(at, rows, _columns(self.D[rows], number, some.size)) + diags_array(diagonal[some])
         direction = np.zeros(self.entries.size)
-        direction[some] = -cholesky((slope + diags_array(diagonal[some])).tocsc())(at.left[some])
+        direction[some] = -cholesky(slope.tocsc())(at.left[some])
         return direction
 
-    def slope(self, at: Flow, rows, D: csr_array):
+    def _slope(self, at: Flow, rows: np.ndarray, D: csr_array):
         """D^T pi' D over some of the rows."""
         group = self.group[rows]
-        outside = at.sizes > self.model.weight
-        if not self.model.curved:
+        outside = at.sizes > self.weight
+        if not self.curved:
             return D.T @ diags_array((~outside[group]).astype(float)) @ D
         slope = D.T @ diags_array(at.scale[group]) @ D
         bent = np.where(outside, np.sqrt(at.scale) / np.where(at.sizes > 0, at.sizes, 1.0), 0.0)
         bent = bent[group] * at.v[rows]
-        V = csr_array((bent, (group, np.arange(group.size))), shape=(self.model.weight.size, group.size)) @ D
+        V = csr_array((bent, (group, np.arange(group.size))), shape=(self.weight.size, group.size)) @ D
         return slope - V.T @ V
 
     def cut(self, polished: Polished, phi: np.ndarray, lacking: np.ndarray):
         """The stratum with the lacking regions cut where phi jumps, and a z that says which side is higher."""
-        inside = np.flatnonzero(lacking[self.labels])
-        label = self.labels[inside]
         low, high = np.full(lacking.size, np.inf), np.full(lacking.size, -np.inf)
-        np.minimum.at(low, label, phi[inside])
-        np.maximum.at(high, label, phi[inside])
-        above = np.zeros(phi.size)
-        above[inside] = phi[inside] > 0.5 * (low[label] + high[label])
+        np.minimum.at(low, self.labels, phi)
+        np.maximum.at(high, self.labels, phi)
+        above = lacking[self.labels] & (phi > 0.5 * (low + high)[self.labels])
         vanishing = polished.stratum.vanishing.copy()
-        vanishing[self.group[self.D @ above != 0]] = False
+        vanishing[polished.model.group[self.rows[self.D @ above.astype(float) != 0]]] = False
         z = polished.z.copy()
         z[self.entries] += NUDGE * (float(np.ptp(z)) or 1.0) * above
         return polished.stratum._replace(vanishing=vanishing), z
