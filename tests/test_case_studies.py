@@ -11,12 +11,22 @@ from sklearn.linear_model import ElasticNet
 import invhyper as ih
 from invhyper import cli
 
-STUDIES = ("diabetes_elastic_net", "bpdn_weight", "breast_cancer_weight_decay", "ehrhardt_roberts")
+STUDIES = (
+    "diabetes_elastic_net",
+    "bpdn_weight",
+    "breast_cancer_weight_decay",
+    "ehrhardt_roberts",
+    "tv_denoising",
+    "spatially_varying_tv",
+)
+IMAGING = {"bpdn_weight", "tv_denoising", "spatially_varying_tv"}  # their picture is scikit-image's
 PICTURES = {
     "diabetes_elastic_net": {"coefficients.png"},
     "bpdn_weight": {"coefficients.png", "pictures.png"},
     "breast_cancer_weight_decay": {"coefficients.png", "fresh_rows.png"},
     "ehrhardt_roberts": {"signals.png"},
+    "tv_denoising": {"pictures.png"},
+    "spatially_varying_tv": {"pictures.png", "weights.png"},
 }
 
 
@@ -26,7 +36,7 @@ def quick(tmp_path_factory):
     home, done = tmp_path_factory.mktemp("elsewhere"), {}
 
     def report(name: str) -> ih.Report:
-        if name == "bpdn_weight":
+        if name in IMAGING:
             pytest.importorskip("skimage")
         if name not in done:
             with pytest.MonkeyPatch.context() as patch:
@@ -124,10 +134,11 @@ def test_bpdn_knows_the_best_of_its_curves(quick):
     assert found["oracle_psnr"] >= found["held_out_psnr"] > found["start_psnr"]
 
 
-def test_bpdn_without_scikit_image_says_what_to_install(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", sorted(IMAGING))
+def test_without_scikit_image_it_says_what_to_install(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "skimage", None)
-    assert cli.main(["run", "bpdn_weight", "--quick"]) == 2
+    assert cli.main(["run", name, "--quick"]) == 2
     assert "pip install 'invhyper[imaging]'" in capsys.readouterr().err
     assert not list(Path(tmp_path).iterdir())
 
@@ -137,3 +148,48 @@ def test_breast_cancer_shared_weight_is_the_known_one(quick):
     assert found["shared_weight"] == pytest.approx(0.0060869560, rel=1e-5)
     assert found["shared_loss"] == pytest.approx(0.10807402131945, rel=1e-10)
     assert found["each_loss"] < 0.7 * found["shared_loss"]
+
+
+def imaging_study(name: str):
+    pytest.importorskip("skimage")
+    return cli._load(cli.studies()[name], "study")
+
+
+def test_tv_best_single_weight_is_the_known_one():
+    study = imaging_study("tv_denoising")
+    truth, noisy = study.camera(128, seed=0)
+    report = ih.tune(ih.Bilevel(ih.TotalVariation(noisy), ih.Truth(truth)), study.WEIGHT)
+    assert ih.psnr(report.solution.x, truth) == pytest.approx(28.332, abs=1e-3)
+    assert float(report.theta["weight"]) == pytest.approx(0.0631, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["anisotropic", "isotropic"])
+def test_tv_search_beats_its_grid_and_its_start(quick, kind):
+    found = quick("tv_denoising").findings
+    assert found[f"{kind}_loss"] <= found[f"{kind}_curve"].min() * (1 + 1e-9)
+    assert found[f"{kind}_psnr"] > found[f"{kind}_before_psnr"] + 2.5
+    assert found[f"{kind}_psnr"] > found["noisy_psnr"] + 7
+
+
+# The weights learned within the number of lower-level solves, from 0.06 everywhere, and what they must reach.
+LEARNED = [
+    pytest.param(16, 16, 29.25, id="16x16 patches"),
+    pytest.param(32, 70, 29.9, id="32x32 patches", marks=pytest.mark.slow),
+    pytest.param(128, 70, 32.5, id="pixels", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("patches, solves, decibels", LEARNED)
+def test_learned_weights_reach_their_decibels(patches, solves, decibels):
+    study = imaging_study("spatially_varying_tv")
+    truth, noisy = study.camera(128, seed=0)
+    report = study.learn(truth, noisy, patches, solves)
+    assert report.history[-1].solves <= solves <= study.SOLVES == 70
+    assert ih.psnr(report.solution.x, truth) >= decibels
+
+
+def test_finer_weights_gain_on_their_own_noise_and_little_on_other(quick):
+    found = quick("spatially_varying_tv").findings
+    own, fresh = ([found[f"{what}_{k}"] for k in found["patches"]] for what in ("psnr", "fresh_psnr"))
+    assert np.all(np.diff(own) > 0.2)
+    assert fresh[-1] - fresh[0] < 0.25 * (own[-1] - own[0])

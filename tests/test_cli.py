@@ -164,7 +164,10 @@ def test_check_fails_a_wrong_gradient(here, capsys, monkeypatch):
     "arguments, wanted",
     [
         (("run", "diabetes_elastic_nett"), "did you mean 'diabetes_elastic_net'?"),
-        (("run", "bpdn"), "bpdn_weight, breast_cancer_weight_decay, diabetes_elastic_net, ehrhardt_roberts"),
+        (
+            ("run", "bpdn"),
+            "bpdn_weight, breast_cancer_weight_decay, diabetes_elastic_net, ehrhardt_roberts",
+        ),
         (("run", "bpdn_weight", "--seed", "-1"), "a whole number, 0 or more"),
         (("run", "bpdn_weight", "--fast"), "unrecognized arguments: --fast"),
         (("run",), "STUDY"),
@@ -201,6 +204,8 @@ def test_the_studies_are_found_from_anywhere(here):
         "breast_cancer_weight_decay",
         "diabetes_elastic_net",
         "ehrhardt_roberts",
+        "spatially_varying_tv",
+        "tv_denoising",
     }
     for folder in cli.studies().values():
         assert all((folder / name).is_file() for name in ("study.py", "figures.py", "expected.json", "README.md"))

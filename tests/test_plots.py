@@ -93,6 +93,41 @@ def test_images_share_one_scale():
     assert [axes.images[0].get_clim() for axes in figure.axes] == [(0.0, 2.0)] * 2
 
 
+def test_details_show_the_framed_part():
+    image = np.arange(48.0).reshape(6, 8)
+    figure = plots.images({"one": image, "two": -image}, detail=(slice(1, 3), slice(2, 6)))
+    whole, _, part, _ = figure.axes
+    np.testing.assert_array_equal(part.images[0].get_array(), image[1:3, 2:6])
+    (frame,) = whole.patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((1.5, 0.5), 4, 2)
+
+
+def test_maps_share_one_logarithmic_scale():
+    figure = plots.maps({"coarse": np.ones((2, 2)), "fine": np.geomspace(0.01, 1, 101)[:, None]}, label="height")
+    coarse, fine, bar = figure.axes
+    assert coarse.images[0].get_clim() == fine.images[0].get_clim() == pytest.approx((10**-1.98, 10**-0.02))
+    assert bar.get_ylabel() == "height" and bar.get_yscale() == "log"
+
+
+def test_progress_keeps_the_best_so_far():
+    figure = plots.progress({"one": [3.0, 4.0, 2.0], "two": [3.0, 1.0]}, label="loss")
+    (axes,) = figure.axes
+    assert [each.tolist() for each in (axes.lines[0].get_xdata(), axes.lines[0].get_ydata())] == [[1, 2, 3], [3, 3, 2]]
+    assert line(axes, "two").get_xydata().tolist() == [[2, 1]]
+    assert axes.get_ylabel() == "loss" and axes.get_xscale() == "log"
+
+
+def test_decibels_of_a_loss():
+    figure, grid = plots.canvas()
+    axes = grid[0, 0]
+    axes.plot([0, 1], [0.5, 50.0])
+    axes.set(yscale="log", ylim=(0.5, 50.0))
+    right = plots.decibels(axes, pixels=100, data_range=2.0)
+    figure.draw_without_rendering()
+    height = [axes.transData.transform((0.0, loss))[1] for loss in (2.0, 20.0)]
+    assert [right.transData.transform((0.0, dB))[1] for dB in (20.0, 10.0)] == pytest.approx(height)
+
+
 def test_given_axes_are_drawn_into():
     figure, grid = plots.canvas(3, 1)
     assert plots.descent(report([2.0, 1.0]), axes=grid[:2, 0]) is figure
@@ -109,6 +144,9 @@ def test_given_axes_are_drawn_into():
         (lambda: plots.coefficients([1, 2], [1]), "one length"),
         (lambda: plots.coefficients([1], [1], ["a", "b"]), "2 names for 1"),
         (lambda: plots.images({}), "no image"),
+        (lambda: plots.maps({}), "no image"),
+        (lambda: plots.maps({"flat\nnote": np.zeros((2, 2))}), "'flat' holds 0"),
+        (lambda: plots.progress({"none": []}), "'none' of shape"),
     ],
 )
 def test_refusals(call, wanted):

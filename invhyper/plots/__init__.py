@@ -5,11 +5,25 @@ which colour-blind readers tell apart; maps are in viridis.
 """
 
 from invhyper.plots.curves import criterion
-from invhyper.plots.searches import descent, improving
-from invhyper.plots.solutions import coefficients, images
-from invhyper.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, canvas, save
+from invhyper.plots.searches import descent, improving, progress
+from invhyper.plots.solutions import coefficients, images, maps
+from invhyper.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLE,
+    VERMILION,
+    canvas,
+    decibels,
+    plain_ticks,
+    save,
+)
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "STYLE", "VERMILION",
-    "canvas", "coefficients", "criterion", "descent", "images", "improving", "save",
+    "canvas", "coefficients", "criterion", "decibels", "descent", "images", "improving", "maps", "plain_ticks",
+    "progress", "save",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """How searches went, step by step."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from invhyper.plots.style import BLUE, GREEN, GREY, PURPLE, STYLE, VERMILION, canvas, star
+from invhyper.plots.style import BLUE, GREEN, GREY, PURPLE, SERIES, STYLE, VERMILION, canvas, plain_ticks, star
 
 
 def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
@@ -68,6 +69,35 @@ def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, columnspacing=1.2, handlelength=1.4)
     return above.figure
+
+
+def progress(runs: Mapping[str, ArrayLike], axes: Axes | None = None, label: str = "criterion F") -> Figure:
+    """The best F so far over the lower-level solves, one line a search.
+
+    **Arguments**: `runs`: {name: F of each solve (solves,)}; `label`: of F. Raises ValueError if a run has no solve.
+
+    >>> import numpy as np, invhyper as ih
+    >>> figure = ih.plots.progress({"one weight": [3.0, 2.0, 2.5], "two": [3.0, 1.0]})
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [3.0, 2.0, 2.0]
+    """
+    values = {name: np.asarray(run, float) for name, run in runs.items()}
+    for name, run in values.items():
+        if run.ndim != 1 or run.size == 0:
+            raise ValueError(f"plots.progress was given {name!r} of shape {run.shape}: (solves,) is wanted")
+    if axes is None:
+        axes = canvas(size=(6.8, 4.4))[1][0, 0]
+    with mpl.rc_context(STYLE):
+        for (name, run), colour in zip(values.items(), itertools.cycle(SERIES), strict=False):
+            best = np.fmin.accumulate(run)
+            solves = np.arange(1, run.size + 1)
+            axes.step(solves, best, where="post", color=colour)
+            axes.plot(solves[-1:], best[-1:], "o", ms=6, color=colour, label=name)
+        axes.set(xscale="log", yscale="log", xlabel="lower-level solves", ylabel=label)
+        plain_ticks(axes.xaxis)
+        plain_ticks(axes.yaxis)
+        axes.legend(loc="lower left")
+    return axes.figure
 
 
 def improving(path: ArrayLike) -> np.ndarray:

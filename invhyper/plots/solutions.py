@@ -1,4 +1,4 @@
-"""Solutions before and after: coefficients, images."""
+"""What is reconstructed and what it rests on: coefficients, images, maps of weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,9 +6,11 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import ArrayLike
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from invhyper.plots.style import GREY, STYLE, VERMILION, canvas
+from invhyper.plots.style import GREY, ORANGE, STYLE, VERMILION, canvas
 
 
 def coefficients(
@@ -56,33 +58,101 @@ def coefficients(
 
 
 def images(
-    panels: Mapping[str, ArrayLike], axes: Sequence[Axes] | None = None, limits: tuple[float, float] | None = None
+    panels: Mapping[str, ArrayLike],
+    axes: ArrayLike | None = None,
+    limits: tuple[float, float] | None = None,
+    detail: tuple[slice, slice] | None = None,
 ) -> Figure:
     """Grey-level images side by side on one scale.
 
     **Arguments**: `panels`: {title: image (rows, columns)}, the second line of a title goes below its image; `limits`:
-    black and white levels (None: the range of the first image). Raises ValueError if there is no image.
+    black and white levels (None: the range of the first image); `detail`: (rows, columns), slices of the images to be
+    shown larger in a second row. `axes`: one an image, two rows of them with `detail`. Raises ValueError if there is no
+    image.
 
     >>> import numpy as np, invhyper as ih
-    >>> len(ih.plots.images({"flat": np.zeros((2, 2)), "chess": np.eye(2)}, limits=(0, 1)).axes)
+    >>> panels = {"flat": np.zeros((8, 8)), "chess": np.eye(8)}
+    >>> len(ih.plots.images(panels, limits=(0, 1)).axes)
     2
+    >>> len(ih.plots.images(panels, limits=(0, 1), detail=(slice(2, 5), slice(2, 5))).axes)
+    4
     """
-    pictures = {title: np.asarray(image, float) for title, image in panels.items()}
-    if not pictures:
-        raise ValueError("plots.images was given no image: at least one is wanted")
+    pictures = _pictures("images", panels)
     first = next(iter(pictures.values()))
     low, high = (first.min(), first.max()) if limits is None else limits
+    views = (...,) if detail is None else (..., detail)
     if axes is None:
-        axes = canvas(1, len(pictures), (2.6 * len(pictures), 3.0))[1][0]
+        axes = canvas(len(views), len(pictures), (2.6 * len(pictures), (3.0, 5.7)[len(views) - 1]))[1]
+    axes = np.asarray(axes, dtype=object).reshape(len(views), len(pictures))
+    with mpl.rc_context(STYLE):
+        for column, (title, image) in zip(axes.T, pictures.items(), strict=True):
+            name, _, note = title.partition("\n")
+            for place, view in zip(column, views, strict=True):
+                place.imshow(image[view], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+                _bare(place)
+            column[0].set_title(name, fontsize=10, loc="center")
+            column[-1].set_xlabel(note)
+            if detail is not None:
+                _frame(column, detail, image.shape)
+    return axes[0, 0].figure
+
+
+def _frame(column, detail, shape):
+    """Where the detail lies in the image, and the same colour around the detail."""
+    (top, bottom, _), (left, right, _) = (part.indices(size) for part, size in zip(detail, shape, strict=True))
+    place = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=ORANGE, lw=1.5)
+    column[0].add_patch(place)
+    column[1].spines[:].set(visible=True, color=ORANGE, linewidth=1.5)
+
+
+def maps(
+    panels: Mapping[str, ArrayLike],
+    axes: Sequence[Axes] | None = None,
+    limits: tuple[float, float] | None = None,
+    label: str = "weight",
+) -> Figure:
+    """Images of positive numbers, such as weights, side by side on one logarithmic colour scale.
+
+    **Arguments**: `panels`: {title: image (rows, columns)}, each of its own size, the second line of a title goes below
+    its image; `limits`: the ends of the scale (None: where one and 99 % of the values of the last image lie); `label`:
+    what the numbers are. Raises ValueError if there is no image, or a number that is not positive.
+
+    >>> import numpy as np, invhyper as ih
+    >>> len(ih.plots.maps({"coarse": np.array([[0.1, 1.0]]), "fine": np.geomspace(0.01, 1, 64).reshape(8, 8)}).axes)
+    3
+    """
+    pictures = _pictures("maps", panels)
+    for title, image in pictures.items():
+        if not np.all(image > 0):
+            name = title.partition("\n")[0]
+            raise ValueError(f"plots.maps: {name!r} holds {image.min():g}: a logarithmic scale wants positive numbers")
+    low, high = np.quantile(list(pictures.values())[-1], (0.01, 0.99)) if limits is None else limits
+    norm = LogNorm(low, high if high > low else 1.01 * low, clip=True)
+    if axes is None:
+        axes = canvas(1, len(pictures), (2.6 * len(pictures) + 0.8, 3.0))[1][0]
     with mpl.rc_context(STYLE):
         for place, (title, image) in zip(axes, pictures.items(), strict=True):
-            place.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            place.set(xticks=[], yticks=[])
-            place.spines[:].set_visible(False)
+            shown = place.imshow(image, cmap="viridis", norm=norm, interpolation="nearest")
+            _bare(place)
             name, _, note = title.partition("\n")
             place.set_title(name, fontsize=10, loc="center")
             place.set_xlabel(note)
-    return axes[0].figure
+        bar = place.figure.colorbar(shown, ax=list(axes), pad=0.01, extend="both", aspect=16, shrink=0.82)
+        bar.set_label(label)
+        bar.outline.set_visible(False)
+    return place.figure
+
+
+def _pictures(name, panels):
+    if not panels:
+        raise ValueError(f"plots.{name} was given no image: at least one is wanted")
+    return {title: np.asarray(image, float) for title, image in panels.items()}
+
+
+def _bare(axes):
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
 
 
 def _counted(label, vector):
