@@ -176,7 +176,7 @@ def test_objective_is_that_of_cvxpy(name):
     least, x = zoo.least_sum_of_norms(lower.y, [(D, both, labels, delta)], K, low)
     solution = ih.solve(lower, {"weight": weight})
     assert float(lower.objective(solution.x, {"weight": weight})) == pytest.approx(least, rel=1e-7)
-    np.testing.assert_allclose(solution.x.ravel(), x, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(solution.x.ravel(), x, rtol=0, atol=2e-5)
     assert solution.x.min() >= low
 
 
