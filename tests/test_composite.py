@@ -41,7 +41,7 @@ def test_identity_is_soft_thresholding():
     weight = 0.1 + np.random.default_rng(3).random((12, 12))
     problem = ih.Bilevel(ih.AnalysisL1(Y, ih.Identity((12, 12))), ih.Truth(SCENE))
     evaluation = ih.Implicit()(problem, {"weight": weight})
-    x = zoo.soft(Y, weight)
+    x = zoo.soft(Y.ravel(), weight.ravel())[0].reshape(Y.shape)
     np.testing.assert_allclose(evaluation.solution.x, x, rtol=0, atol=1e-12)
     np.testing.assert_allclose(evaluation.gradient["weight"], -(x - SCENE) * np.sign(x), rtol=0, atol=1e-12)
 
@@ -63,7 +63,7 @@ def test_fused_lasso_is_the_soft_threshold_of_total_variation(size):
     evaluation = ih.Implicit()(problem, {"jumps": 0.08, "size": size}, tol=1e-10)
     plain = ih.TotalVariation(Y)
     smooth = ih.solve(plain, {"weight": 0.08}, tol=1e-11)
-    x = zoo.soft(smooth.x, size)
+    x = zoo.soft(smooth.x.ravel(), size)[0].reshape(Y.shape)
     np.testing.assert_allclose(evaluation.solution.x, x, rtol=0, atol=1e-9)
     assert float(evaluation.gradient["size"]) == pytest.approx(-np.sum((x - SCENE) * np.sign(x)), rel=1e-8)
     # The pull of the criterion on TV's solution, through the threshold.
@@ -223,6 +223,6 @@ def test_a_zero_weight_is_welcome_while_the_other_holds_x():
     keep = ih.Mask(np.random.default_rng(5).random((12, 12)) > 0.3)
     lower = ih.Composite(Y, {"jumps": ih.TV(), "size": SIZE}, keep)
     x = ih.solve(lower, {"jumps": 0.0, "size": 0.1}).x
-    np.testing.assert_allclose(x, np.where(keep.keep, zoo.soft(Y, 0.1), 0.0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(x, np.where(keep.keep, zoo.soft(Y.ravel(), 0.1)[0].reshape(Y.shape), 0.0), rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="holds zeros where the forward operator does not see x"):
         ih.solve(lower, {"jumps": 0.0, "size": 0.0})
