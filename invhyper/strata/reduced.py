@@ -103,7 +103,9 @@ class Reduced:
         if self.constraints is None:
             return cholesky(A.tocsc())
         C, n = self.constraints, self.unknowns
-        size = max(float(np.abs(A.diagonal()).min(initial=np.inf, where=A.diagonal() > 0)), np.finfo(float).tiny)
+        diagonal = A.diagonal()
+        # Not the entries that rounding left of a curvature that cancels: constraints would not be felt beside them.
+        size = float(diagonal.min(initial=np.inf, where=diagonal > 1e-12 * diagonal.max(initial=0.0)))
         upper = A + 1e-12 * size * scipy.sparse.eye_array(n)
         lower = -DELTA / size * scipy.sparse.eye_array(C.shape[0])
         return _lu(scipy.sparse.block_array([[upper, C.T], [C, lower]], format="csc"), "COLAMD")
