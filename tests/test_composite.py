@@ -167,7 +167,6 @@ def test_objective_is_that_of_cvxpy(name):
 
 # --- hypergradients against central differences ------------------------------------------------------------------
 
-POLYHEDRAL, CURVED = 1e-6, 1e-4
 CASES = [
     *[(name, 1e-6) for name in ("second differences", "periodic second differences", "a matrix")],
     *[(name, 1e-4) for name in ("second differences in pairs", "groups", *list(AGAINST_CVXPY)[-2:])],
@@ -223,6 +222,8 @@ def test_a_zero_weight_is_welcome_while_the_other_holds_x():
     keep = ih.Mask(np.random.default_rng(5).random((12, 12)) > 0.3)
     lower = ih.Composite(Y, {"jumps": ih.TV(), "size": SIZE}, keep)
     x = ih.solve(lower, {"jumps": 0.0, "size": 0.1}).x
-    np.testing.assert_allclose(x, np.where(keep.keep, zoo.soft(Y.ravel(), 0.1)[0].reshape(Y.shape), 0.0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        x, np.where(keep.keep, zoo.soft(Y.ravel(), 0.1)[0].reshape(Y.shape), 0.0), rtol=0, atol=1e-10
+    )
     with pytest.raises(ValueError, match="holds zeros where the forward operator does not see x"):
         ih.solve(lower, {"jumps": 0.0, "size": 0.0})

@@ -9,7 +9,7 @@ import invhyper as ih
 
 SCENE = np.where(np.add.outer(np.arange(12), np.arange(12)) > 11, 1.0, np.linspace(0.0, 0.6, 12))
 Y = SCENE + 0.1 * np.random.default_rng(0).standard_normal((12, 12))
-KEEP = np.random.default_rng(1).random((12, 12)) > 0.2
+KEEP = np.random.default_rng(2).random((12, 12)) > 0.2
 KERNEL = np.array([[0.1, 0.7, 0.2]])
 
 
@@ -78,7 +78,7 @@ AGAINST_CVXPY = {
     "denoising": (lambda: ih.TGV(Y), {"weight": 0.08, "weight2": 0.1}, EYE),
     "pixels": (
         lambda: ih.TGV(Y),
-        {"weight": 0.05 + 0.05 * KEEP, "weight2": 0.1 + 0.1 * np.random.default_rng(2).random((12, 12))},
+        {"weight": 0.05 + 0.05 * KEEP, "weight2": 0.1 + 0.1 * np.random.default_rng(3).random((12, 12))},
         EYE,
     ),
     "blur": (
@@ -125,9 +125,9 @@ def test_hypergradient_of_signals_and_volumes(y, key):
 
 @pytest.mark.parametrize("key", ["weight", "weight2", "width"])
 def test_hypergradient_of_a_blur_of_unknown_width(key):
-    lower = ih.TGV(Y, lambda theta: ih.Blur(width=theta["width"], boundary="neumann"))
+    lower = ih.TGV(Y[2:8, 2:8], lambda theta: ih.Blur(width=theta["width"], boundary="neumann"))
     theta = {"weight": 0.05, "weight2": 0.08, "width": 0.7}
-    laws.hypergradient(ih.Implicit(), ih.Bilevel(lower, ih.Truth(SCENE)), theta, 1e-4, key=key)
+    laws.hypergradient(ih.Implicit(), ih.Bilevel(lower, ih.Truth(SCENE[2:8, 2:8])), theta, 1e-4, key=key)
 
 
 def test_refusals():

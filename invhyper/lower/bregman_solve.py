@@ -13,6 +13,7 @@ from invhyper.problem import NotConverged, Solution
 from invhyper.strata import augmented, multipliers, norms
 from invhyper.strata.augmented import Multipliers
 from invhyper.strata.norms import Model, Polished, Stratum
+from invhyper.strata.reduced import SMALL
 
 # Split Bregman steps before Newton's method takes over: for norms of several entries that may vanish, for operators
 # other than the identity, and for all else.
@@ -240,7 +241,7 @@ def _sparse_normal(forward: Operator):
         matrix = forward.to_scipy()
     except TypeError:
         return None
-    if matrix.nnz > FULL * matrix.shape[0] * matrix.shape[1]:
+    if matrix.shape[1] > SMALL and matrix.nnz > FULL * matrix.shape[0] * matrix.shape[1]:
         return None
     return scipy.sparse.csr_array(matrix.T @ matrix)
 

@@ -22,6 +22,8 @@ SHARP_STEPS = 10
 ROUNDS = 4
 # Sizes below this times the range of z stand for zero: the slope is one-sided there.
 NOISE = 1e-9
+# Groups no longer than this times the range of z may be on their way through zero.
+TURNED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,19 @@ def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
         found = _newton(model, stratum, z)
         scale = float(np.ptp(found.z)) or 1.0
         small = (found.sizes <= NOISE * scale) & (model.weight > 0) & (model.delta == 0)
+        small |= _turned(model, found, scale) & (model.weight > 0) & (model.delta == 0)
         small &= ~found.stratum.vanishing
         if not small[model.group[np.diff(model.D.indptr) > 0]].any():
             break
         stratum, z = found.stratum._replace(vanishing=found.stratum.vanishing | small), found.z
     return found
+
+
+def _turned(model: Model, found: Polished, scale: float) -> np.ndarray:
+    """Short groups that Newton's last step sent through zero, where the norm has its kink: they vanish."""
+    along = found.d * (model.D @ found.z)
+    along = np.bincount(model.group, along, model.weight.size) if model.curved else along
+    return (along < 0) & (found.sizes <= TURNED * scale)
 
 
 def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
