@@ -42,7 +42,7 @@ def minimiser(lower: ih.LowerLevel, theta, x, seed: int = 0):
             assert float(lower.objective(tree.axpy(1.0, step, x), theta)) >= best - 1e-12 * abs(best)
 
 
-def hypergradient(method, problem: ih.Bilevel, theta, rtol: float = 1e-6, seed: int = 0, key=None):
+def hypergradient(method, problem: ih.Bilevel, theta, rtol: float = 1e-6, seed: int = 0, key=None, tol: float = 1e-11):
     """The slope along a random direction is the central difference of the values that the same method reports.
 
     `key`: the direction moves this part of theta alone.
@@ -52,12 +52,13 @@ def hypergradient(method, problem: ih.Bilevel, theta, rtol: float = 1e-6, seed: 
     direction = jax.tree.map(lambda leaf: rng.standard_normal(np.shape(leaf)) * np.abs(leaf), theta)
     if key is not None:
         direction = {name: value if name == key else 0.0 * value for name, value in direction.items()}
-    evaluation = method(problem, theta, tol=1e-11)
+    evaluation = method(problem, theta, tol=tol)
     slope = float(tree.dot(evaluation.gradient, direction))
     h = H
     for _ in range(8):
-        ends = [method(problem, tree.axpy(sign * h, direction, theta), tol=1e-11) for sign in (1.0, -1.0)]
-        strata = [stratum(problem.lower, end.solution, theta) for end in ends]
+        sides = [tree.axpy(sign * h, direction, theta) for sign in (1.0, -1.0)]
+        ends = [method(problem, side, tol=tol) for side in sides]
+        strata = [stratum(problem.lower, *end) for end in zip((end.solution for end in ends), sides, strict=True)]
         if same(*strata):
             break
         h /= 4
