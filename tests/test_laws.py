@@ -90,7 +90,12 @@ PENALTIES = {
     "Huber isotropic": ih.Huber(delta=np.random.default_rng(5).random((4, 5)), groups=0),
     "Huber groups": ih.Huber(ih.Identity((4, 5)), 0.4, np.random.default_rng(6).integers(0, 7, (4, 5))),
 }
-ITERATIONS = {"SplitBregman": ih.SplitBregman}
+# name: the lower levels that it solves
+ITERATIONS = {
+    "SplitBregman": ("TotalVariation", "TotalVariation nonnegative", "Composite"),
+    "DualFISTA": ("TotalVariation",),
+    "PDHG": ("TotalVariation", "Composite"),
+}
 
 
 def cone():
@@ -166,10 +171,10 @@ def test_penalty(name):
     laws.prox(PENALTIES[name].at((4, 5)))
 
 
-@pytest.mark.parametrize("name", ["TotalVariation", "TotalVariation nonnegative", "Composite"])
-def test_iteration(name):
-    lower, theta = LOWER[name]()
-    laws.iteration(ITERATIONS["SplitBregman"](lower), lower, theta)
+@pytest.mark.parametrize("name, of", [(name, of) for name, solved in ITERATIONS.items() for of in solved])
+def test_iteration(name, of):
+    lower, theta = LOWER[of]()
+    laws.iteration(getattr(ih, name)(lower), lower, theta)
 
 
 def public(kind=object, home: str = "") -> set[str]:
