@@ -27,7 +27,6 @@ def criterion(report: Report):
         path = found[f"{kind}_path"]
         weight, curve = np.r_[found["grid"], path[:, 0]], np.r_[found[f"{kind}_curve"], path[:, 1]]
         order = np.argsort(weight)
-        order = order[np.isfinite(curve[order])]
         best = path[np.argmin(path[:, 1])]
         label = f"{kind}: best weight {best[0]:.4f}, {found[f'{kind}_psnr']:.2f} dB"
         axes.plot(weight[order], curve[order], color=colour, lw=1.6, alpha=0.7)
