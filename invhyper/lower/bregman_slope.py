@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg as ssl
 
 from invhyper.lower.bregman_solve import Memo, solve
 from invhyper.problem import Linearisation, Solution
@@ -25,14 +27,24 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
     moves = lower.moves
     shape = tuple(lower.unknowns(theta))
 
+    # One unknown a region, in units that make the columns of P orthonormal: A is then as well conditioned as K allows.
+    unit = np.append(1.0 / np.sqrt(regions.size), np.ones(extra))
+
+    def expand(c):
+        return regions.expand((unit * c)[:m])
+
+    def gather(v):
+        return np.append(unit[:m] * regions.gather(v), np.zeros(extra))
+
     def P(c):
-        return np.asarray(lower.image(regions.expand(c[:m]).reshape(shape)))
+        return np.asarray(lower.image(expand(c).reshape(shape)))
 
     def P_transpose(v):
-        return np.append(regions.gather(np.asarray(lower.embed(np.asarray(v, float))).ravel()), np.zeros(extra))
+        return gather(np.asarray(lower.embed(np.asarray(v, float))).ravel())
 
     def solve_reduced(rhs, transpose=False):
-        return found.system.solve(rhs[:m], rhs[m:])
+        rhs = rhs / unit
+        return found.system.solve(rhs[:m], rhs[m:]) / unit
 
     def B(dtheta):
         filled = ((penalty.fill(np.asarray(dtheta[key])), penalty.shape) for key, penalty in lower.penalties.items())
@@ -40,10 +52,10 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         change = model.D.T @ ((kept * np.concatenate(spread))[model.group] * found.d)
         if moves:
             change = change + _pushed(lower, theta, dtheta, found.z, shape)
-        return np.append(regions.gather(change), np.zeros(extra))
+        return gather(change)
 
     def B_transpose(z):
-        q = regions.expand(z[:m])
+        q = expand(z)
         along = found.d * (model.D @ q)
         along = kept * (np.bincount(model.group, along, kept.size) if model.curved else along)
         gradient = {key: np.zeros(np.shape(value)) for key, value in theta.items()} if moves else {}
@@ -57,11 +69,11 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         return gradient
 
     def data_transpose(z):
-        return {"y": -model.forward(regions.expand(z[:m])).reshape(lower.y.shape)}
+        return {"y": -model.forward(expand(z)).reshape(lower.y.shape)}
 
     margin, margin_of = norms.margin(found, memo.multipliers.p)
     return Linearisation(
-        A=found.system.matrix(),
+        A=_scaled(found.system.matrix(), unit),
         P=P,
         P_transpose=P_transpose,
         B=B,
@@ -71,8 +83,19 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         margin=margin,
         margin_of=margin_of,
         data_transpose=data_transpose,
-        residual=found.residual,
+        residual=unit * found.residual,
     )
+
+
+def _scaled(matrix, unit):
+    """diag(unit) A diag(unit)."""
+    if scipy.sparse.issparse(matrix):
+        return scipy.sparse.csr_array(matrix.multiply(unit[:, None]).multiply(unit[None, :]))
+
+    def apply(v):
+        return unit * (matrix @ (unit * np.ravel(v)))
+
+    return ssl.LinearOperator(matrix.shape, matvec=apply, rmatvec=apply, dtype=float)
 
 
 def _refuse_unseen(lower, found):

@@ -119,7 +119,9 @@ def rof(n=512, repeats=3):
         plain = min((fista(y, isotropic, 1e-4) for _ in range(repeats)), key=lambda found: found[1])
         (k, s), (k8, s8) = ours
         kind = "isotropic" if isotropic else "anisotropic"
-        print(f"{kind:<14}{plain[0]:>5} in {plain[1]:.2f} s{k:>12} in {s:.2f} s{s / plain[1]:>13.2f}{k8:>16} in {s8:.2f} s")
+        print(
+            f"{kind:<14}{plain[0]:>5} in {plain[1]:.2f} s{k:>12} in {s:.2f} s{s / plain[1]:>13.2f}{k8:>16} in {s8:.2f} s"
+        )
 
 
 # --- Hypergradients ------------------------------------------------------------------------------------------------
@@ -162,18 +164,18 @@ def anisotropic(sizes=(64, 128, 256, 512)):
 def others():
     """Norms of several entries: cold, at the same theta again, and 1 % further; `!` where 1e-8 was not reached."""
     print(f"{'':<20}{'n':>6}{'cold s':>12}{'same s':>12}{'1 % s':>12}   result")
-    isotropic = (("isotropic TV", n, lambda y: ih.TotalVariation(y, isotropic=True), {"weight": 0.08}) for n in (64, 128))
+    rotated = lambda y: ih.TotalVariation(y, isotropic=True)  # noqa: E731
+    isotropic = (("isotropic TV", n, rotated, {"weight": 0.08}) for n in (64, 128))
     second = (("TGV", n, ih.TGV, {"weight": 0.08, "weight2": 0.12}) for n in (32, 64))
     for name, n, make, theta in (*isotropic, *second):
         truth, y = data(n)
-        problem = ih.Bilevel(make(y), ih.Truth(truth))
+        problem, cold, times = ih.Bilevel(make(y), ih.Truth(truth)), None, ""
         nearby = {key: 1.01 * value for key, value in theta.items()}
-        times = []
-        for there, warm in ((theta, False), (theta, True), (nearby, True)):
-            took, found = seconds(lambda: ih.Implicit()(problem, there, warm=cold if warm else None, throw=False))  # noqa: B023
-            cold = found if not warm else cold
-            times.append(f"{took:>8.2f}" + ("    " if found.solution.error <= 1e-8 else "   !"))
-        print(f"{name:<20}{n:>6}{''.join(times)}   {cold.solution.result}", flush=True)
+        for there in (theta, theta, nearby):
+            took, found = seconds(lambda: ih.Implicit()(problem, there, warm=cold, throw=False))  # noqa: B023
+            cold = found if cold is None else cold
+            times += f"{took:>10.2f}" + (" !" if found.solution.error > 1e-8 else "  ")
+        print(f"{name:<20}{n:>6}{times}   {cold.solution.result}", flush=True)
 
 
 def deblurring(n=64, weight=0.005, h=1e-7):
@@ -191,7 +193,9 @@ def deblurring(n=64, weight=0.005, h=1e-7):
     z, _ = ssl.cg(linearisation.A, rhs, rtol=1e-8, callback=count.append)
     slope, difference = -float(linearisation.B_transpose(z)["weight"]), (values[0] - values[1]) / (2 * h)
     print(f"deblurring {n} x {n}: {took:.1f} s, {found.solution.result}")
-    print(f"  slope {slope:.9g} in {len(count)} steps of CG, {abs(slope / difference - 1):.1e} from differences {difference:.9g}")
+    print(
+        f"  slope {slope:.9g} in {len(count)} steps of CG, {abs(slope / difference - 1):.1e} from differences {difference:.9g}"
+    )
     print(f"  (h = {h}, same regions: {same}); by the factor {float(found.gradient['weight']):.9g}")
 
 
