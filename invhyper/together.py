@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import optimistix as optx
 
 from invhyper import tree
 from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, NOT_FINITE, Iteration, Linearisation, LowerLevel, Solution
@@ -175,20 +174,26 @@ class FixedPoint(LowerLevel):
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
         state = self._state(theta, start)
         zero = jnp.zeros((), int)
-        found = optx.fixed_point(
-            lambda state, theta: self.iterate.step(state, theta, zero),
-            optx.FixedPointIteration(rtol=tol / 4, atol=tol / 4, norm=optx.two_norm),
-            state,
-            theta,
-            max_steps=self.max_steps,
-            throw=False,
-        )
-        state = jax.lax.stop_gradient(found.value)
-        moved = tree.norm(tree.subtract(self.iterate.step(state, theta, zero), state))
-        error = moved / jnp.maximum(tree.norm(state), 1e-300)
+        held, state = jax.lax.stop_gradient((theta, state))
+        # Below a few ulps the state never comes to rest: the error then says how far it is from tol.
+        least = jnp.maximum(tol / 4, 4 * jnp.finfo(jnp.result_type(*jax.tree.leaves(state))).eps)
+
+        def moves(carry):
+            state, moved, steps = carry
+            return (moved > least * tree.norm(state)) & (steps < self.max_steps)
+
+        def step(carry):
+            state, _, steps = carry
+            new = self.iterate.step(state, held, zero)
+            return new, tree.norm(tree.subtract(new, state)), steps + 1
+
+        first = step((state, None, zero))
+        state, _, steps = jax.lax.while_loop(moves, step, first)
+        moved = tree.norm(tree.subtract(self.iterate.step(state, held, zero), state))
+        error = moved / jnp.maximum(tree.norm(state), jnp.finfo(moved.dtype).tiny)
         code = jnp.where(error <= tol, CONVERGED, ABOVE_TOLERANCE)
         code = jnp.where(jnp.isfinite(error), code, NOT_FINITE)
-        return Solution(self.iterate.output(state), error, found.stats["num_steps"], code, state)
+        return Solution(self.iterate.output(state), error, steps, code, state)
 
     def cold_start(self, theta):
         state = self.iterate.init(theta)

@@ -34,6 +34,11 @@ def scale(alpha, a: PyTree) -> PyTree:
     return jax.tree.map(lambda u: alpha * u, a)
 
 
+def like(a: PyTree, b: PyTree) -> PyTree:
+    """b with the dtypes of a: a step taken in double precision for a state in single precision."""
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), a, b)
+
+
 def size(a: PyTree) -> int:
     """Number of scalars in all leaves together."""
     return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(a))

@@ -10,6 +10,7 @@ import numpy as np
 from invhyper.iterations.pdhg import penalty_sizes
 from invhyper.operators import Identity
 from invhyper.problem import Iteration
+from invhyper.tree import like
 
 
 class DualFISTA(Iteration):
@@ -58,7 +59,7 @@ class DualFISTA(Iteration):
         return zeros, zeros, jnp.ones((), y.dtype)
 
     def step(self, state, theta, t):
-        return self.advance(state, self.lower.weights(theta), jnp.asarray(self.lower.y))[0]
+        return like(state, self.advance(state, self.lower.weights(theta), jnp.asarray(self.lower.y))[0])
 
     def output(self, state):
         return self.primal(state[0], jnp.asarray(self.lower.y))

@@ -10,6 +10,7 @@ import numpy as np
 from invhyper.iterations.sizes import size_bound, size_of_symbol
 from invhyper.operators import Identity, Operator
 from invhyper.problem import Iteration
+from invhyper.tree import like
 
 
 class PDHG(Iteration):
@@ -70,7 +71,8 @@ class PDHG(Iteration):
 
     def step(self, state, theta, t):
         forward = self.lower.forward_at(theta)
-        return self.advance(state, self.lower.weights(theta), self.penalties(theta), forward, jnp.asarray(self.lower.y))
+        y = jnp.asarray(self.lower.y)
+        return like(state, self.advance(state, self.lower.weights(theta), self.penalties(theta), forward, y))
 
     def output(self, state):
         return self.lower.image(state[0])

@@ -9,6 +9,7 @@ import numpy as np
 
 from invhyper.iterations.normal import Traced, normal_equations
 from invhyper.problem import Iteration
+from invhyper.tree import like
 
 
 class SplitBregman(Iteration):
@@ -62,7 +63,8 @@ class SplitBregman(Iteration):
         forward = self.lower.forward_at(theta)
         rho = self.penalties(theta)
         system = Traced(forward, self.lower.splits(), rho)
-        return self.advance(state, self.lower.weights(theta), rho, system, forward.rmv(jnp.asarray(self.lower.y)))
+        pulled = forward.rmv(jnp.asarray(self.lower.y))
+        return like(state, self.advance(state, self.lower.weights(theta), rho, system, pulled))
 
     def output(self, state):
         return self.lower.image(state[0])

@@ -97,7 +97,7 @@ class SumOfNorms(LowerLevel):
         return floor, jax.tree.map(lambda leaf: np.full(jnp.shape(leaf), np.inf), theta)
 
     def shape(self, theta):
-        return jax.ShapeDtypeStruct(self._image_shape(theta), jnp.zeros(()).dtype)
+        return jax.ShapeDtypeStruct(self._image_shape(theta), jnp.result_type(self.y.dtype))
 
     def _image_shape(self, theta):
         return tuple(self.forward.shape_in) if isinstance(self.forward, Operator) else tuple(self.y.shape)
