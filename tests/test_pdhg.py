@@ -125,3 +125,16 @@ def test_arguments_are_checked():
         ih.DualFISTA(ih.TotalVariation(np.zeros(4), ih.Mask(np.array([True, True, False, True]))))
     with pytest.raises(ValueError, match="wants K = I"):
         ih.DualFISTA(ih.TGV(np.zeros((4, 4))))
+
+
+def test_solve_takes_pdhg_where_the_operator_has_no_matrix_and_no_transform():
+    lower, theta, *_ = cases()["functions"]
+    blurred, other, *_ = cases()["blur"]
+    assert "steps of PDHG" in ih.solve(lower, theta).result
+    assert "Split Bregman" in ih.solve(blurred, other).result
+    asked = ih.TotalVariation(lower.y, lower.forward, solver=ih.SplitBregman(lower))
+    solution = ih.solve(asked, theta)
+    assert "Split Bregman (conjugate gradients)" in solution.result
+    np.testing.assert_allclose(solution.x, ih.solve(lower, theta).x, atol=1e-7)
+    fista = ih.TotalVariation(cases()["anisotropic"][0].y, solver=ih.DualFISTA(cases()["anisotropic"][0]))
+    assert "steps of dual FISTA: " in ih.solve(fista, {"weight": 0.08}).result

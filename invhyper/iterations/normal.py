@@ -19,6 +19,8 @@ from invhyper.operators import Operator
 from invhyper.strata.reduced import cholesky
 
 CG_TOL = 1e-12
+# A matrix with more than this share of entries is better applied as an operator.
+FULL = 0.1
 
 
 def normal_equations(forward: Operator, analyses: Sequence[Operator], rho: Sequence):
@@ -27,10 +29,12 @@ def normal_equations(forward: Operator, analyses: Sequence[Operator], rho: Seque
     if basis is not None:
         return Spectral(1.0 / symbol, basis)
     try:
-        normal = _gram(forward)
+        matrix = forward.to_scipy()
     except TypeError:
         return _conjugate_gradients(forward, analyses, rho)
-    return Factored(normal + _penalty(analyses, rho), forward.shape_in)
+    if matrix.nnz > FULL * matrix.shape[0] * matrix.shape[1]:
+        return _conjugate_gradients(forward, analyses, rho)
+    return Factored(matrix.T @ matrix + _penalty(analyses, rho), forward.shape_in)
 
 
 def gram(operator: Operator):
