@@ -153,7 +153,7 @@ def _iteration(lower, model: Model, forward):
 
     There a step of Split Bregman takes tens of products with K, one of PDHG two. Measured to the same certified error
     on a 3 x 3 blur given as functions, 24 to 48 pixels a side: PDHG takes 0.4 of the time (anisotropic), 0.7 to 1.2
-    of it (isotropic). With K = I or a transform Split Bregman is the fastest; dual FISTA takes 1.3 to 1.5 times as long.
+    of it (isotropic). With K = I or a transform Split Bregman is the fastest: dual FISTA takes 1.4 of its time at 128.
     """
     if lower.solver is None and model.normal is None and size_of_symbol(forward) is None:
         return PDHG(lower, size=1.05 * model.size)
