@@ -128,9 +128,10 @@ def test_arguments_are_checked():
 
 
 def test_solve_takes_pdhg_where_the_operator_has_no_matrix_and_no_transform():
-    blur, theta = ih.Blur(np.ones((5, 5)) / 25, shape=(SIDE, SIDE), boundary="zero"), {"weight": 0.02}
-    full = ih.from_functions(blur.mv, blur.rmv, (SIDE, SIDE), (SIDE, SIDE))
-    lower = ih.TotalVariation(full.mv(zoo.camera(SIDE)[1]), full)
+    side, theta = 34, {"weight": 0.05}
+    blur = ih.Blur(np.ones((11, 11)) / 121, shape=(side, side), boundary="zero")
+    full = ih.from_functions(blur.mv, blur.rmv, (side, side), (side, side))
+    lower = ih.TotalVariation(full.mv(zoo.camera(side)[1]), full)
     blurred, other, *_ = cases()["blur"]
     assert "steps of PDHG" in ih.solve(lower, theta).result
     assert "Split Bregman" in ih.solve(blurred, other).result
