@@ -19,6 +19,7 @@ from invhyper.strata.reduced import Reduced
 INNER_STEPS, OUTER_STEPS, GROWTH = 25, 25, 5.0
 # Tolerance of Newton directions where K has no matrix.
 INEXACT = 1e-4
+DAMPING = 1e-9
 # sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
 LARGEST = 1e8
 
@@ -100,9 +101,10 @@ def _read(model, before, at, scale) -> tuple[Stratum, float]:
 
 
 def step(model: Model, at: Multipliers, tol: float) -> tuple[Multipliers, int]:
-    """One outer step, the inner gradient brought below `tol` |K^T y|; and the Newton steps it took."""
+    """One outer step, the inner gradient brought below `tol` times its terms; and the Newton steps it took."""
     z = at.z
-    scale = float(np.linalg.norm(model.adjoint(model.y))) or 1.0
+    terms = [float(np.linalg.norm(part)) for part in (model.adjoint(model.y), model.D.T @ at.p)]
+    scale = min(terms) or max(terms) or 1.0
     value, gradient, parts, q = _evaluate(model, at, z)
     newton, size, stalled = 0, float(np.linalg.norm(gradient)), 0
     while newton < INNER_STEPS and size > tol * scale and stalled < 2:
@@ -170,6 +172,8 @@ def _system(model, at, parts, q):
     if model.box is not None:
         curvature = curvature + diags_array(np.where(q != 0, at.sigma_box, 0.0))
     n = model.D.shape[1]
+    # Damped, for where neither a datum nor a norm holds an entry: a direction need not be exact.
+    curvature = curvature + diags_array(np.full(n, DAMPING * model.size))
     if model.normal is None:
         normal = model.gram
     else:

@@ -20,6 +20,8 @@ from invhyper.strata.regions import Regions, Rows, classify
 NEWTON_STEPS = 40
 SHARP_STEPS = 10
 ROUNDS = 4
+# What the objective may rise by, relative, in a Newton step: its rounding, and that of the constraints.
+ROUNDING = 1e-12
 # Sizes below this times the range of z stand for zero: the slope is one-sided there.
 NOISE = 1e-9
 # Groups no longer than this times the range of z may be on their way through zero.
@@ -203,14 +205,16 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
             c, z, mu = c + dc, z + regions.expand(dc), mu + moved[c.size :]
             continue
         if not np.isfinite(value):
-            value = model.value(z) if gap is None or not gap.size or np.abs(gap).max() < 1e-12 else np.inf
+            value = model.value(z) if gap is None or not gap.size or np.abs(gap).max() < 1e-12 * np.abs(z).max() else np.inf
         length = 1.0
         while length > 1e-6:
             trial = z + length * regions.expand(dc)
             reached = model.value(trial)
-            if reached <= value + 1e-14 * abs(value) or not np.isfinite(value):
+            if reached <= value + ROUNDING * abs(value) or not np.isfinite(value):
                 break
             length /= 2
+        else:
+            break
         c, z, value, mu = c + length * dc, trial, reached, mu + length * moved[c.size :]
     return Polished(
         model, stratum, regions, constraints, z, d, sizes, dual, gradient, residual, system, newton_steps=step
