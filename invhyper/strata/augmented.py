@@ -16,12 +16,15 @@ from invhyper.strata import multipliers, norms
 from invhyper.strata.norms import Model, Polished, Stratum
 from invhyper.strata.reduced import Reduced
 
-INNER_STEPS, OUTER_STEPS, GROWTH = 25, 25, 5.0
+INNER_STEPS, OUTER_STEPS, GROWTH = 25, 40, 5.0
+# A stratum is tried from this noise on, again when it has fallen by this factor, and no more below the last (relative
+# to the range of y).
+FIRST, QUIETER, SILENT = 1e-7, 0.2, 1e-14
 # Tolerance of Newton directions where K has no matrix.
 INEXACT = 1e-4
 DAMPING = 1e-9
 # sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
-LARGEST = 1e8
+LARGEST = 2e7
 
 
 class Multipliers(NamedTuple):
@@ -53,7 +56,7 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
     certify it, with the Newton steps spent.
     """
     best, kept, newton, scale = None, at, 0, float(np.ptp(model.y)) or 1.0
-    worse, pointed, tried = 0, None, None
+    tried, pointed, tried_at = None, None, np.inf
     for _ in range(OUTER_STEPS):
         before = at
         at, steps = step(model, at, 1e-10)
@@ -61,18 +64,18 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
         if not np.all(np.isfinite(at.z)):
             break
         stratum, noise = _read(model, before, at, scale)
-        if noise <= 1e-7 * scale or not model.sharp:
-            same = pointed is not None and all(map(np.array_equal, stratum, pointed))
-            tried = tried if same else norms.polish(model, stratum, at.z)
-            newton += 0 if same else tried.newton_steps
-            pointed = stratum
+        same = pointed is not None and all(map(np.array_equal, stratum, pointed))
+        if not model.sharp or same or noise <= min(FIRST * scale, QUIETER * tried_at):
+            if not same:
+                tried = norms.polish(model, stratum, at.z, at.p if model.sharp else None)
+                newton += tried.newton_steps
+            pointed, tried_at = stratum, noise
             found, dual = norms.certify(tried, at.p), at.p
             if tried.solved:
                 found, dual = multipliers.balance(tried, at.p, at.q, tol)
-            worse = 0 if best is None or found.certified < best.certified else worse + 1
-            if worse == 0:
+            if best is None or found.certified < best.certified:
                 best, kept = found, at._replace(p=dual)
-            if best.certified <= tol or worse == 4:
+            if best.certified <= tol or noise <= SILENT * scale:
                 break
         at = scaled(model, at, GROWTH)
     return best, kept, newton

@@ -144,10 +144,14 @@ def make_rows(D: csr_array) -> Rows:
     return classify(D)
 
 
-def polish(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
-    """The solution on a stratum, from z; groups that come out as zero join those that vanish."""
+def polish(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None = None) -> Polished:
+    """The solution on a stratum, from z; groups that come out as zero join those that vanish.
+
+    With the dual variable p near the solution Newton's method is primal-dual: Chan, Golub and Mulet (1999),
+    doi:10.1137/S1064827596299767. It finds norms far smaller than the error of z.
+    """
     for _ in range(ROUNDS):
-        found = _newton(model, stratum, z)
+        found = _newton(model, stratum, z, p)
         scale = float(np.ptp(found.z)) or 1.0
         small = (found.sizes <= NOISE * scale) & (model.weight > 0) & (model.delta == 0)
         small |= _turned(model, found, scale) & (model.weight > 0) & (model.delta == 0)
@@ -165,7 +169,7 @@ def _turned(model: Model, found: Polished, scale: float) -> np.ndarray:
     return (along < 0) & (found.sizes <= TURNED * scale)
 
 
-def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
+def _newton(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None) -> Polished:
     """Newton's method on a stratum, from z."""
     regions = model.regions(stratum)
     stratum = _closed(model, stratum, regions)
@@ -191,7 +195,7 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
             gap = constraints @ c - defect
             residual = np.concatenate([residual, gap])
         if not (system is not None and system.diagonal):
-            curvature = _curvature(model, regions, active, d, sizes, scaled)
+            curvature = _curvature(model, regions, active, d, sizes, scaled, dual if p is None else p)
             system = Reduced(_normal(model, regions), regions.size, curvature, constraints, model.size)
         size = float(np.abs(residual).max(initial=0.0))
         if size == 0.0 or (step >= 2 and size >= 0.5 * best and size <= 1e-9 * model.size * np.abs(z).max()):
@@ -201,11 +205,14 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray) -> Polished:
         if not np.all(np.isfinite(moved)):
             break
         dc = moved[: c.size]
-        if model.polyhedral:
+        if p is not None:
+            p = _moved_dual(model, p, d, sizes, scaled, model.D @ regions.expand(dc))
+        if model.polyhedral or p is not None:
             c, z, mu = c + dc, z + regions.expand(dc), mu + moved[c.size :]
             continue
         if not np.isfinite(value):
-            value = model.value(z) if gap is None or not gap.size or np.abs(gap).max() < 1e-12 * np.abs(z).max() else np.inf
+            held = gap is None or np.abs(gap).max(initial=0.0) <= 1e-12 * np.abs(z).max()
+            value = model.value(z) if held else np.inf
         length = 1.0
         while length > 1e-6:
             trial = z + length * regions.expand(dc)
@@ -309,8 +316,20 @@ def _normal(model, regions):
     return csr_array(P.T @ model.normal @ P)
 
 
-def _curvature(model, regions, active, d, sizes, scaled):
-    """P^T D^T (w/|d| (I - d d^T/|d|^2)) D P over the groups that do not vanish; Huber's inside has no rank-one part."""
+def _moved_dual(model, p, d, sizes, scaled, change):
+    """The dual variable after a primal-dual Newton step that moves D z by `change`, kept feasible."""
+    group, inverse = model.group, np.where(sizes > 0, 1.0 / np.where(sizes > 0, sizes, 1.0), 0.0)
+    along = np.bincount(group, d * change, sizes.size) * inverse**2
+    p = scaled[group] * (d + change) - along[group] * p
+    length = np.sqrt(np.bincount(group, p * p, sizes.size))
+    return np.where(length > model.weight, model.weight / np.where(length > 0, length, 1.0), 1.0)[group] * p
+
+
+def _curvature(model, regions, active, d, sizes, scaled, p):
+    """P^T D^T (w I - sym(p d^T) / |d|) / |d| D P over the groups that do not vanish, p = w d / |d| at a solution.
+
+    Huber's inside has no rank-one part.
+    """
     if not model.curved and not (model.delta > 0).any():
         return None
     flat = np.where(model.delta > 0, sizes < model.delta, False)
@@ -321,7 +340,8 @@ def _curvature(model, regions, active, d, sizes, scaled):
         return csr_array(reduced.T @ diags_array(scaled[model.group[active]]) @ reduced)
     reduced = regions.reduce(model.D[active])
     curvature = reduced.T @ diags_array(scaled[group]) @ reduced
-    bent = np.where(flat, 0.0, np.sqrt(scaled) / np.where(sizes > 0, sizes, 1.0))[group] * d[active]
-    U = csr_array((bent, (group, np.arange(active.size))), shape=(model.weight.size, active.size))
-    V = U @ reduced
-    return csr_array(curvature - V.T @ V)
+    inverse = np.where(flat | (sizes <= 0), 0.0, 1.0 / np.where(sizes > 0, sizes, 1.0))[group]
+    entries, shape = (group, np.arange(active.size)), (model.weight.size, active.size)
+    ahead, across = (csr_array((inverse * v[active], entries), shape=shape) @ reduced for v in (d, p))
+    bent = across.T @ ahead
+    return csr_array(curvature - 0.5 * (bent + bent.T))

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, diags_array
 # written out as well, up to a limit.
 CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 1000
 # The corner of a constrained system, relative to its smallest diagonal entry, and the refinements that undo it.
-DELTA, REFINEMENTS = 1e-8, 6
+DELTA, REFINEMENTS = 1e-10, 6
 # From this tolerance on a direction is wanted, not a solution: nothing is refined.
 INEXACT = 1e-6
 
@@ -104,8 +104,7 @@ class Reduced:
             return cholesky(A.tocsc())
         C, n = self.constraints, self.unknowns
         diagonal = A.diagonal()
-        # Not the entries that rounding left of a curvature that cancels: constraints would not be felt beside them.
-        size = float(diagonal.min(initial=np.inf, where=diagonal > 1e-12 * diagonal.max(initial=0.0)))
+        size = float(np.median(diagonal[diagonal > 0])) if (diagonal > 0).any() else 1.0
         upper = A + 1e-12 * size * scipy.sparse.eye_array(n)
         lower = -DELTA / size * scipy.sparse.eye_array(C.shape[0])
         return _lu(scipy.sparse.block_array([[upper, C.T], [C, lower]], format="csc"), "COLAMD")
