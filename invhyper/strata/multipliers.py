@@ -53,7 +53,7 @@ def balance(polished: Polished, p0: np.ndarray, q0: np.ndarray, tol: float) -> t
         found = norms.certify(polished, p0)
         if found.certified < best.certified:
             best, kept = found, p0
-        if best.certified <= tol or found is not best or not dual.apart:
+        if best.certified <= tol or found.certified > best.certified or not dual.apart:
             break
         stratum, z = dual.cut(polished, phi, lacking)
         polished = norms.polish(polished.model, stratum, z)
