@@ -22,6 +22,8 @@ from invhyper.strata.reduced import SMALL
 SHARP_STEPS, BLURRED_STEPS, MOST_STEPS = 100, 200, 1000
 # The regions are looked at again after this many times the steps, those that had no balance after that many times.
 SPACING, PATIENCE = 1.2, 1.4
+# Regions that are right have come this close when they settle; wrong ones leave 1e-2, and their flows no balance.
+CLOSE = 1e-3
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
 WARM, NEAR = 1e-4, 1e-3
 # A system solved to less than this is singular.
@@ -136,7 +138,7 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
             continue
         found = norms.certify(norms.polish(model, stratum, at.z), at.p)
         failed = failed if settled else 0
-        if settled and not found.certified <= tol and splitting.steps >= PATIENCE * failed:
+        if settled and tol < found.certified <= CLOSE and splitting.steps >= PATIENCE * failed:
             # The regions are found; what the dual variable still lacks on them, Newton's method finds sooner.
             found, dual = multipliers.balance(found, at.p, at.q, tol)
             at, failed = at._replace(p=dual), splitting.steps
