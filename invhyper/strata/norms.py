@@ -18,8 +18,8 @@ from invhyper.strata.reduced import Reduced
 from invhyper.strata.regions import Regions, Rows, classify
 
 NEWTON_STEPS = 40
-SHARP_STEPS = 10
-ROUNDS = 4
+SHARP_STEPS = 30
+ROUNDS = 15
 # What the objective may rise by, relative, in a Newton step: its rounding, and that of the constraints.
 ROUNDING = 1e-12
 # Sizes below this times the range of z stand for zero: the slope is one-sided there.
@@ -52,6 +52,11 @@ class Model:
     delta: np.ndarray
     box: tuple[np.ndarray, np.ndarray] | None
     curved: bool
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """Groups with a row that is not empty."""
+        return np.bincount(self.group, np.diff(self.D.indptr) > 0, self.weight.size) > 0
 
     @property
     def sharp(self) -> bool:
@@ -152,21 +157,25 @@ def polish(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None =
     """
     for _ in range(ROUNDS):
         found = _newton(model, stratum, z, p)
-        scale = float(np.ptp(found.z)) or 1.0
-        small = (found.sizes <= NOISE * scale) & (model.weight > 0) & (model.delta == 0)
-        small |= _turned(model, found, scale) & (model.weight > 0) & (model.delta == 0)
-        small &= ~found.stratum.vanishing
-        if not small[model.group[np.diff(model.D.indptr) > 0]].any():
+        small = _short(model, found.stratum, found.sizes, found.z) | _turned(model, found)
+        if not small.any():
             break
         stratum, z = found.stratum._replace(vanishing=found.stratum.vanishing | small), found.z
     return found
 
 
-def _turned(model: Model, found: Polished, scale: float) -> np.ndarray:
-    """Short groups that Newton's last step sent through zero, where the norm has its kink: they vanish."""
+def _short(model: Model, stratum: Stratum, sizes: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Groups that should be active and are zero but for rounding."""
+    kinked = ~stratum.vanishing & (model.weight > 0) & (model.delta == 0) & model.present
+    return kinked & (sizes <= NOISE * (float(np.ptp(z)) or 1.0))
+
+
+def _turned(model: Model, found: Polished) -> np.ndarray:
+    """Short active groups that Newton's last step sent through zero, where the norm has its kink."""
     along = found.d * (model.D @ found.z)
     along = np.bincount(model.group, along, model.weight.size) if model.curved else along
-    return (along < 0) & (found.sizes <= TURNED * scale)
+    kinked = ~found.stratum.vanishing & (model.weight > 0) & (model.delta == 0) & model.present
+    return kinked & (along < 0) & (found.sizes <= TURNED * (float(np.ptp(found.z)) or 1.0))
 
 
 def _newton(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None) -> Polished:
@@ -198,6 +207,8 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None)
             curvature = _curvature(model, regions, active, d, sizes, scaled, dual if p is None else p)
             system = Reduced(_normal(model, regions), regions.size, curvature, constraints, model.size)
         size = float(np.abs(residual).max(initial=0.0))
+        if step and _short(model, stratum, sizes, z).any():
+            break
         if size == 0.0 or (step >= 2 and size >= 0.5 * best and size <= 1e-9 * model.size * np.abs(z).max()):
             break
         best = min(best, size)
@@ -262,7 +273,7 @@ def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
     """
     model, regions = polished.model, polished.regions
     spread = float(np.ptp(polished.z)) or 1.0
-    present = np.bincount(model.group, np.diff(model.D.indptr) > 0, model.weight.size) > 0
+    present = model.present
     kinked = ~polished.stratum.vanishing & present & (model.weight > 0) & (model.delta == 0)
     nearest, what = np.inf, ""
     if kinked.any():
