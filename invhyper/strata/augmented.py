@@ -24,17 +24,22 @@ FIRST, QUIETER, SILENT = 1e-7, 0.2, 1e-14
 INEXACT = 1e-4
 DAMPING = 1e-9
 # sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
-LARGEST = 2e7
+LARGEST = 1e9
 
 
 class Multipliers(NamedTuple):
-    """z, the dual variable p of the rows of D, q of the box, and the penalties sigma of the rows and of the box."""
+    """z, the dual variable p of the rows of D, q of the box, the penalties sigma of the rows and of the box, and D z.
+
+    D z is carried along, not computed from z: sigma multiplies it, and where it is all but zero its rounding would set
+    the accuracy of p.
+    """
 
     z: np.ndarray
     p: np.ndarray
     q: np.ndarray
     sigma: np.ndarray
     sigma_box: float
+    d: np.ndarray | None = None
 
 
 class Projected(NamedTuple):
@@ -90,7 +95,7 @@ def scaled(model: Model, at: Multipliers, factor: float) -> Multipliers:
 
 def _read(model, before, at, scale) -> tuple[Stratum, float]:
     """The stratum that an outer step points at, and the largest |(D z)_g| that stands for zero."""
-    d = model.D @ at.z
+    d = at.d
     inside = model.norms(before.p + before.sigma * d) <= model.weight
     sharp = (model.weight > 0) & (model.delta == 0)
     sizes = model.norms(d)
@@ -105,21 +110,22 @@ def _read(model, before, at, scale) -> tuple[Stratum, float]:
 
 def step(model: Model, at: Multipliers, tol: float) -> tuple[Multipliers, int]:
     """One outer step, the inner gradient brought below `tol` times its terms; and the Newton steps it took."""
-    z = at.z
+    z, d = at.z, model.D @ at.z if at.d is None else at.d
     terms = [float(np.linalg.norm(part)) for part in (model.adjoint(model.y), model.D.T @ at.p)]
     scale = min(terms) or max(terms) or 1.0
-    value, gradient, parts, q = _evaluate(model, at, z)
+    value, gradient, parts, q = _evaluate(model, at, z, d)
     newton, size, stalled = 0, float(np.linalg.norm(gradient)), 0
     while newton < INNER_STEPS and size > tol * scale and stalled < 2:
         newton += 1
         direction = -_system(model, at, parts, q).solve(gradient)
-        slope, length = float(gradient @ direction), 1.0
+        slope, length, change = float(gradient @ direction), 1.0, model.D @ direction
         while True:
-            trial = _evaluate(model, at, z + length * direction)
-            if trial[0] <= value + 1e-4 * length * slope + 1e-14 * abs(value) or length < 1e-8:
+            trial = _evaluate(model, at, z + length * direction, d + length * change)
+            descends = trial[0] <= value + 1e-4 * length * slope + 1e-14 * abs(value)
+            if descends or np.linalg.norm(trial[1]) <= 0.5 * size or length < 1e-8:
                 break
             length /= 2
-        z = z + length * direction
+        z, d = z + length * direction, d + length * change
         if length < 1e-8:
             break
         value, gradient, parts, q = trial
@@ -127,11 +133,11 @@ def step(model: Model, at: Multipliers, tol: float) -> tuple[Multipliers, int]:
         # With a large sigma rounding keeps the gradient above any tolerance: small and no longer falling is enough.
         stalled = stalled + 1 if reached > 0.5 * size and reached < 1e-7 * scale else 0
         size = reached
-    return at._replace(z=z, p=parts.p, q=q), newton
+    return at._replace(z=z, p=parts.p, q=q, d=d), newton
 
 
-def _evaluate(model, at, z):
-    parts = _project(model, at.p + at.sigma * (model.D @ z), at.sigma)
+def _evaluate(model, at, z, d):
+    parts = _project(model, at.p + at.sigma * d, at.sigma)
     misfit = model.forward(z) - model.y
     gradient = model.adjoint(misfit) + model.D.T @ parts.p
     value = 0.5 * float(misfit @ misfit) + parts.value
