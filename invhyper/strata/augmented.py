@@ -20,6 +20,8 @@ INNER_STEPS, OUTER_STEPS, GROWTH = 25, 40, 5.0
 # A stratum is tried from this noise on, again when it has fallen by this factor, and no more below the last (relative
 # to the range of y).
 FIRST, QUIETER, SILENT = 1e-7, 0.2, 1e-14
+# From this noise on the iterate itself is taken where Newton's method on its stratum finds no certificate.
+FINE = 1e-9
 # Tolerance of Newton directions where K has no matrix.
 INEXACT = 1e-4
 DAMPING = 1e-9
@@ -78,6 +80,9 @@ def identify(model: Model, at: Multipliers, tol: float) -> tuple[Polished | None
             found, dual = norms.certify(tried, at.p), at.p
             if tried.solved:
                 found, dual = multipliers.balance(tried, at.p, at.q, tol)
+            if not found.certified <= tol and noise <= FINE * scale:
+                as_it_is = norms.certify(norms.taken(model, stratum, at.z, at.d, at.p), at.p)
+                found, dual = (as_it_is, at.p) if as_it_is.certified < found.certified else (found, dual)
             if best is None or found.certified < best.certified:
                 best, kept = found, at._replace(p=dual)
             if best.certified <= tol or noise <= SILENT * scale:

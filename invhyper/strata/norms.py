@@ -85,12 +85,21 @@ class Model:
 
     def value(self, z: np.ndarray) -> float:
         """The objective at z."""
-        sizes = self.norms(self.D @ z)
+        misfit = self.forward(z) - self.y
+        return 0.5 * float(misfit @ misfit) + self.penalty(self.norms(self.D @ z))
+
+    def conjugate(self, p: np.ndarray) -> float:
+        """The conjugate of the penalty at a feasible p: zero but for Huber's groups."""
+        huber = (self.delta > 0) & (self.weight > 0)
+        sizes = self.norms(p)
+        return float((0.5 * self.delta * sizes**2 / np.where(huber, self.weight, 1.0))[huber].sum())
+
+    def penalty(self, sizes: np.ndarray) -> float:
+        """sum_g w_g h_g at |d_g|."""
         huber = self.delta > 0
         delta = np.where(huber, self.delta, 1.0)
         inner = np.where(huber & (sizes <= delta), sizes**2 / (2 * delta), sizes - self.delta / 2)
-        misfit = self.forward(z) - self.y
-        return 0.5 * float(misfit @ misfit) + float(self.weight @ inner)
+        return float(self.weight @ inner)
 
     def factor(self, sizes: np.ndarray) -> np.ndarray:
         """h'(t) / t of each group at t = |d_g|: the dual variable is w_g factor_g d_g."""
@@ -122,6 +131,7 @@ class Polished:
     residual: np.ndarray  # of the equations in c and of the constraints
     system: Reduced
     newton_steps: int = 0
+    excess: float = 0.0  # what Fenchel and Young's inequality leaves between d and its dual variable
     certified: float = np.inf
     gap: float = np.inf
 
@@ -239,6 +249,31 @@ def _newton(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None)
     )
 
 
+def taken(model: Model, stratum: Stratum, z: np.ndarray, d: np.ndarray, p: np.ndarray) -> Polished:
+    """An iterate (z, d = D z, p) that has all but converged, as it is, on its stratum.
+
+    For where active groups are so short that their direction d / |d| is not known from z: it is that of p.
+    """
+    regions = model.regions(stratum)
+    stratum = _closed(model, stratum, regions)
+    vanishing_row = stratum.vanishing[model.group]
+    constraints, defect = _constraints(model, regions, vanishing_row)
+    c = regions.mean(z)
+    z = regions.expand(c) + regions.offset
+    d = np.where(vanishing_row, 0.0, d)
+    sizes = model.norms(d)
+    dual = np.where(vanishing_row, 0.0, p)
+    gradient = model.adjoint(model.forward(z) - model.y) + model.D.T @ dual
+    residual = regions.gather(gradient + model.D.T @ (p - dual))
+    if constraints is not None:
+        residual = np.concatenate([residual, constraints @ c - defect])
+    scaled = np.where(stratum.vanishing, 0.0, model.weight * model.factor(sizes))
+    curvature = _curvature(model, regions, np.flatnonzero(~vanishing_row), d, sizes, scaled, p)
+    system = Reduced(_normal(model, regions), regions.size, curvature, constraints, model.size)
+    excess = max(0.0, model.penalty(sizes) + model.conjugate(p) - float(p @ d))
+    return Polished(model, stratum, regions, constraints, z, d, sizes, dual, gradient, residual, system, excess=excess)
+
+
 def certify(polished: Polished, dual: np.ndarray) -> Polished:
     """Measures how far a polished point is from optimal, by the dual variable of the groups that vanish.
 
@@ -259,9 +294,10 @@ def certify(polished: Polished, dual: np.ndarray) -> Polished:
         s[at] = np.maximum(s[at], 0.0)
         outside = max(0.0, float(np.max(low - polished.z)), float(np.max(polished.z - high)))
     scale = float(np.linalg.norm(model.y)) or 1.0
-    error = float(np.linalg.norm(s)) / np.sqrt(model.size) / scale
+    gap = 0.5 * float(s @ s) / model.size + polished.excess
+    error = np.sqrt(2.0 * gap) / scale
     error = max(error, outside * np.sqrt(polished.z.size * model.size) / scale)
-    return replace(polished, certified=error, gap=0.5 * float(s @ s) / model.size)
+    return replace(polished, certified=error, gap=gap)
 
 
 def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
