@@ -9,7 +9,6 @@ import invhyper as ih
 
 NOISE = 0.1  # standard deviation; the picture's greys lie between 0 and 1
 START, LOWEST = 0.2, 0.005  # the start smooths far too much, the lowest weight too little
-UP_TO = 0.108  # where the curve ends, but for what the searches add
 WEIGHT = ih.Parameters(weight=ih.log(START, LOWEST, START))
 KINDS = {"anisotropic": False, "isotropic": True}
 
@@ -34,7 +33,7 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     """
     side, points = (48, 8) if quick else (128, 11)
     truth, noisy = camera(side, seed)
-    grid = np.geomspace(LOWEST, UP_TO, points)
+    grid = np.geomspace(LOWEST, START, points)
     findings = {"pixels": side**2, "noisy_psnr": ih.psnr(noisy, truth), "grid": grid}
     pictures, reports = {"noisy": noisy, "truth": truth}, {}
     for kind, isotropic in KINDS.items():
