@@ -8,7 +8,7 @@ import scipy.sparse.linalg as ssl
 
 from invhyper.lower.bregman_solve import Memo, solve
 from invhyper.problem import Linearisation, Solution
-from invhyper.strata import norms
+from invhyper.strata.margin import margin as margin_at
 
 # A solution from elsewhere is solved for again to this tolerance: a loose one would point at another stratum.
 TOL = 1e-10
@@ -71,7 +71,7 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
     def data_transpose(z):
         return {"y": -model.forward(expand(z)).reshape(lower.y.shape)}
 
-    margin, margin_of = norms.margin(found, memo.multipliers.p)
+    margin, margin_of = margin_at(found, memo.multipliers.p)
     return Linearisation(
         A=_scaled(found.system.matrix(), unit),
         P=P,

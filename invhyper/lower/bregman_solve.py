@@ -26,6 +26,8 @@ SPACING, PATIENCE = 1.2, 1.4
 CLOSE = 1e-3
 # A warm start takes sigma this much smaller than where the last solve ended, so that the dual variable can move.
 WARM, NEAR = 1e-4, 1e-3
+# Weights this many times apart start afresh; where Newton's method fails, there are so many times more steps before it.
+ORDER, PATIENT = 5.0, 4
 # A system solved to less than this is singular.
 SEEN = 1e-6
 # A matrix with more than this share of entries is better applied as an operator.
@@ -71,17 +73,13 @@ def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solu
     forward = _on_host(lower.forward_at(theta))
     forward = check_adjoint(forward) if lower.moves else forward
     model = make_model(lower, theta, structure, forward)
-    best, rho, steps, how = None, None, 0, ""
-    if memo is not None and model.sharp and _near(memo.polished.model, model):
-        at, rho = augmented.scaled(model, memo.multipliers, WARM), memo.rho
-    else:
-        best, at, rho, steps, how = _split(lower, theta, start, memo, model, forward, tol)
+    warm = memo if memo is not None and _comparable(memo.polished.model, model) else None
+    best, at, rho, steps, how = _attempt(lower, theta, start, warm, model, forward, tol, 1)
     if best is None or not best.certified <= tol:
-        refined, where, newton = augmented.identify(model, at, tol)
-        how = f"{how}{' and ' if how else ''}{newton} Newton steps"
-        if refined is not None and (best is None or refined.certified < best.certified):
-            best, at = refined, where
-        steps += newton
+        # From elsewhere, and with more first-order steps, Newton's method takes another way.
+        again = _attempt(lower, theta, None, None, model, forward, tol, PATIENT)
+        if again[0] is not None and (best is None or again[0].certified < best.certified):
+            best, at, rho, steps, how = again
     if best is None:
         raise NotConverged(f"{type(lower).__name__} met NaN or infinity: scale y, the operator and the weights")
     _determined(lower, theta, best)
@@ -91,6 +89,21 @@ def solve(lower, theta, start: Solution | None, tol: float, throw: bool) -> Solu
         raise NotConverged(result)
     memo = Memo(lower, theta, structure, best, at, rho)
     return Solution(x.astype(lower.y.dtype), best.certified, steps, result, memo)
+
+
+def _attempt(lower, theta, start, memo, model: Model, forward, tol, patience: int):
+    """The best polished point, its multipliers, rho, the steps taken and their names."""
+    best, rho, steps, how = None, None, 0, ""
+    if memo is not None and model.sharp and _near(memo.polished.model, model):
+        at, rho = augmented.scaled(model, memo.multipliers, WARM), memo.rho
+    else:
+        best, at, rho, steps, how = _split(lower, theta, start, memo, model, forward, tol, patience)
+    if best is None or not best.certified <= tol:
+        refined, where, newton = augmented.identify(model, at, tol)
+        how, steps = f"{how}{' and ' if how else ''}{newton} Newton steps", steps + newton
+        if refined is not None and (best is None or refined.certified < best.certified):
+            best, at = refined, where
+    return best, at, rho, steps, how
 
 
 def _determined(lower, theta, found: Polished):
@@ -110,7 +123,7 @@ def _determined(lower, theta, found: Polished):
         )
 
 
-def _split(lower, theta, start, memo, model: Model, forward, tol):
+def _split(lower, theta, start, memo, model: Model, forward, tol, patience: int):
     """Split Bregman with a try at the stratum in between; only a few steps where norms of several entries vanish."""
     iteration = _iteration(lower, model, forward)
     splitting = iteration.on_host(theta, *_start(iteration, theta, start, memo, forward), forward)
@@ -120,6 +133,7 @@ def _split(lower, theta, start, memo, model: Model, forward, tol):
     waits, due = model.normal is None or (model.polyhedral and model.tying), 0
     failed = 0  # steps at which the dual variable of the same regions could not be balanced
     most = SHARP_STEPS if model.sharp else MOST_STEPS if isinstance(model.normal, float) else BLURRED_STEPS
+    most *= patience
     while splitting.steps < most:
         splitting.run(splitting.every)
         if not np.all(np.isfinite(splitting.state[0])):
@@ -160,6 +174,13 @@ def _iteration(lower, model: Model, forward):
     if lower.solver is None and model.normal is None and size_of_symbol(forward) is None:
         return PDHG(lower, size=1.05 * model.size)
     return lower.iteration()
+
+
+def _comparable(old: Model, new: Model) -> bool:
+    """Whether the weights are of the same order by and large: else nothing that the last solve left is worth having."""
+    least = np.finfo(float).tiny
+    ratio = np.maximum(new.weight, least) / np.maximum(old.weight, least)
+    return float(np.abs(np.log(ratio)).mean()) <= np.log(ORDER)
 
 
 def _near(old: Model, new: Model) -> bool:
@@ -286,8 +307,8 @@ def _sentence(lower, found: Polished, how: str, tol: float) -> str:
     name = type(lower).__name__
     if not found.certified <= tol:
         return (
-            f"{name} stopped at {found.certified:.1e}, above tol {tol:.1e}, after {how}: "
-            "loosen tol, or move theta off the kink"
+            f"{name} stopped at {found.certified:.1e}, above tol {tol:.1e}, after {how}: its stratum could not be told "
+            "from its neighbours; change theta a little (it may be next to a kink), or loosen tol"
         )
     regions = f"{found.regions.count} flat regions" if found.constraints is None else f"{found.regions.count} regions"
     return f"{name} converged to {found.certified:.1e} in {how}: {regions}, duality gap {found.gap:.1e}"

@@ -20,7 +20,7 @@ class TGV(SumOfNorms):
     """Least squares with the total generalised variation of second order.
 
         x*(theta) = argmin_x min_v  1/2 |K x - y|^2 + sum_i weight_i |(D x - v)_i| + sum_i weight2_i |(E v)_i|,
-        theta = {"weight", "weight2"}: each a scalar or an image of weights
+        theta = {"weight", "weight2"}: each a scalar or an image of weights, positive
 
     D takes forward differences, v is a vector field on the edges, E its symmetrised derivative by backward differences;
     |.| is the Euclidean norm of a pixel's vector and the Frobenius norm of its matrix. Affine images cost nothing.
@@ -47,6 +47,16 @@ class TGV(SumOfNorms):
         first, second = gradient_less_field(shape), symmetrised(shape)
         penalties = {"weight": Penalty(first, 0), "weight2": Penalty(second, 0)}
         self._set(y, penalties, forward, None, solver, unknowns=first.shape_in)
+
+    def check(self, theta):
+        theta = super().check(theta)
+        for key in self.penalties:
+            if not isinstance(theta[key], jax.core.Tracer) and np.any(theta[key] == 0):
+                raise ValueError(
+                    f"theta {key!r} = 0: TGV's vector field is not unique there and has no derivative; give it a "
+                    "positive weight, or use TotalVariation"
+                )
+        return theta
 
     def forward_at(self, theta):
         forward = super().forward_at(theta)

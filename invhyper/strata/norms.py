@@ -300,36 +300,6 @@ def certify(polished: Polished, dual: np.ndarray) -> Polished:
     return replace(polished, certified=error, gap=gap)
 
 
-def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
-    """The relative distance to the nearest kink, and what stands there.
-
-    Two regions about to merge: the smallest active |d_g| over the range of z. An entry about to meet its bound: its
-    distance over the same range. Regions about to split: 1 - |p_g| / w_g, only where the multipliers are unique (the
-    ties form a forest, as in one dimension, and nothing else binds).
-    """
-    model, regions = polished.model, polished.regions
-    spread = float(np.ptp(polished.z)) or 1.0
-    present = model.present
-    kinked = ~polished.stratum.vanishing & present & (model.weight > 0) & (model.delta == 0)
-    nearest, what = np.inf, ""
-    if kinked.any():
-        nearest, what = float(polished.sizes[kinked].min()) / spread, "two regions about to merge"
-    free = regions.index >= 0
-    for bound in model.box or ():
-        if free.any():
-            distance = float(np.abs(polished.z - bound)[free].min()) / spread
-            if distance < nearest:
-                nearest, what = distance, "an entry about to meet its bound"
-    if regions.tied == regions.index.size - regions.count and polished.constraints is None and not regions.any_fixed:
-        held = polished.stratum.vanishing & present & (model.weight > 0)
-        if held.any():
-            slack = float((1.0 - model.norms(dual)[held] / model.weight[held]).min())
-            if slack < nearest:
-                nearest, what = max(slack, 0.0), "a region about to split"
-        return nearest, what
-    return nearest, f"{what or 'none found'}; merging only: the multipliers of the vanishing groups are not unique"
-
-
 def _closed(model, stratum, regions):
     """The stratum with the groups that vanish because their entries are in one region, whatever the iterate says."""
     rows = model.rows
