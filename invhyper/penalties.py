@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse.linalg
 from jaxtyping import Array
 
 from invhyper.operators.differences import Differences
@@ -41,13 +42,20 @@ class Penalty(eqx.Module):
 
     def at(self, shape: tuple[int, ...]) -> "Penalty":
         """The same penalty with its operator for images of this shape."""
-        analysis = self.analysis if isinstance(self.analysis, Operator) else self.analysis(shape)
+        analysis = self.analysis
+        if callable(analysis) and not isinstance(analysis, Operator | scipy.sparse.linalg.LinearOperator):
+            analysis = analysis(shape)
+        if not isinstance(analysis, Operator):
+            kind = type(analysis).__name__
+            raise TypeError(
+                f"a penalty's operator is a {kind}: an Operator is wanted; from_scipy(matrix, {tuple(shape)}) makes one"
+            )
         if tuple(analysis.shape_in) != tuple(shape):
             raise ValueError(
                 f"a penalty's operator takes arrays of shape {tuple(analysis.shape_in)}; the image has {tuple(shape)}"
             )
         groups = self.groups
-        if groups is not None and not (isinstance(groups, int) and groups == 0):
+        if groups is not None and not (type(groups) is int and groups == 0):
             groups = np.asarray(groups)
             if groups.shape != tuple(analysis.shape_out) or not np.issubdtype(groups.dtype, np.integer):
                 raise ValueError(
@@ -181,7 +189,7 @@ def TV(isotropic: bool = False, boundary: str = "neumann") -> Penalty:
 
     Rudin, Osher and Fatemi (1992), doi:10.1016/0167-2789(92)90242-F.
     """
-    return Penalty(_DifferencesOf(str(boundary)), 0 if isotropic else None)
+    return Penalty(_DifferencesOf(str(boundary)), 0 if check_switch("TV", "isotropic", isotropic) else None)
 
 
 def L1(analysis: Operator, groups=None) -> Penalty:
@@ -203,9 +211,23 @@ def Huber(analysis: Operator | None = None, delta: float = 0.01, groups=None, bo
 
     Huber (1964), doi:10.1214/aoms/1177703732.
     """
-    if not isinstance(delta, jax.core.Tracer) and not np.all(np.asarray(delta) > 0):
-        raise ValueError(f"Huber delta = {np.min(delta)}: a positive number, or one for each norm, is wanted")
+    if not isinstance(delta, jax.core.Tracer) and not is_positive(delta):
+        hint = " (write isotropic=True)" if isinstance(delta, bool) else ""
+        raise ValueError(f"Huber delta = {delta}: a positive number, or one for each norm, is wanted{hint}")
     return Penalty(_DifferencesOf(str(boundary)) if analysis is None else analysis, groups, delta)
+
+
+def is_positive(values) -> bool:
+    """Whether these are positive numbers; no text, no True."""
+    values = np.asarray(values)
+    return values.dtype.kind in "fiu" and bool(np.all(values > 0))
+
+
+def check_switch(owner: str, name: str, value: bool) -> bool:
+    """The value, if it is True or False: any other, "no" among them, would be taken for one of the two."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{owner} {name} = {value!r}: True or False is wanted")
+    return bool(value)
 
 
 class _DifferencesOf(eqx.Module):

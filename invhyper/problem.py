@@ -205,14 +205,16 @@ def check_theta(lower: LowerLevel, theta: PyTree) -> PyTree:
             raise ValueError(f"theta is a {kind}; {name} wants a dict with the keys {_listed(lower.keys)}")
         for key in theta:
             if key not in lower.keys:
-                near = difflib.get_close_matches(str(key), lower.keys, n=1, cutoff=0.0)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                near = nearest(key, lower.keys)
+                hint = f"did you mean {near!r}? " if near else ""
                 raise ValueError(f"theta has an unknown key {key!r}: {hint}{name} wants {_listed(lower.keys)}")
         missing = [key for key in lower.keys if key not in theta]
         if missing:
             raise ValueError(f"theta lacks {_listed(missing)}: {name} wants {_listed(lower.keys)}")
-    if lower.keys is not None:
-        theta = {key: np.asarray(v) if isinstance(v, list | tuple) else v for key, v in theta.items()}
+        theta = {key: _number(v, key) if isinstance(v, list | tuple) else v for key, v in theta.items()}
+    if isinstance(theta, dict):
+        for key in (key for key, value in theta.items() if value is None):  # to JAX None is no leaf: unseen below
+            raise ValueError(f"theta {key!r} is None: a number or an array of numbers is wanted")
     names = tree.paths(theta)
     leaves, structure = jax.tree.flatten(theta)
     checked = [_number(leaf, path) for leaf, path in zip(leaves, names, strict=True)]
@@ -233,6 +235,13 @@ def check_theta(lower: LowerLevel, theta: PyTree) -> PyTree:
     return theta
 
 
+def nearest(key, names) -> str | None:
+    """The name that `key` is a slip of, if one is alike, whatever its case (l1 for l2 is: one letter of two)."""
+    names = {str(name).lower(): name for name in names}
+    near = difflib.get_close_matches(str(key).lower(), names, n=1, cutoff=0.5)
+    return names[near[0]] if near else None
+
+
 def _listed(names) -> str:
     return ", ".join(repr(name) for name in names)
 
@@ -240,7 +249,10 @@ def _listed(names) -> str:
 def _first(value, where) -> str:
     value, where = np.atleast_1d(value), np.atleast_1d(where)
     index = int(np.flatnonzero(where)[0])
-    place = f" (entry {index} of {value.size})" if value.size > 1 else ""
+    if value.ndim > 1:
+        place = f" (entry {tuple(int(i) for i in np.unravel_index(index, value.shape))} of shape {value.shape})"
+    else:
+        place = f" (entry {index} of {value.size})" if value.size > 1 else ""
     return f"{value.ravel()[index]:g}{place}"
 
 
@@ -248,6 +260,8 @@ def _number(leaf, path):
     if isinstance(leaf, jax.core.Tracer):
         return leaf
     try:
+        if np.asarray(leaf).dtype.kind in "SUc":  # NumPy would read "0.1" as a number, and drop an imaginary part
+            raise TypeError
         return np.asarray(leaf, dtype=np.result_type(np.asarray(leaf).dtype, np.float32) if _is32(leaf) else np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"theta {path!r} is {leaf!r}: a number or an array of numbers is wanted") from None

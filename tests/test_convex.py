@@ -360,7 +360,7 @@ def test_refused_names_and_types():
         ({"c": [1.0, 2.0, 3.0], "r": 1.0}, r"'c' has shape \(3,\): its cvxpy Parameter has \(2,\)"),
         ({"c": [1.0, np.nan], "r": 1.0}, "not a finite number"),
         ({"c": [1.0, 2.0], "r": -1.0}, "below its bound 0"),
-        ({"c": [1.0, 2.0], "q": 1.0}, "did you mean 'r'"),
+        ({"c": [1.0, 2.0], "q": 1.0}, "unknown key 'q': .* wants 'c', 'r'"),
         ({"c": [1.0, 2.0]}, "theta lacks 'r'"),
     ],
 )

@@ -323,7 +323,11 @@ def test_refused_at_the_door(make, sentence):
     "lower, theta, sentence",
     [
         (ih.TotalVariation(Y), {"weight": -0.1}, "'weight' = -0.1 is below its bound 0"),
-        (ih.TotalVariation(Y), {"weight": PIXELS - 0.1}, r"'weight' = -.* \(entry \d+ of 144\) is below its bound 0"),
+        (
+            ih.TotalVariation(Y),
+            {"weight": PIXELS - 0.1},
+            r"'weight' = -.* \(entry \(\d+, \d+\) of shape \(12, 12\)\) is below its bound 0",
+        ),
         (ih.TotalVariation(Y), {"weight": np.nan}, "'weight' = nan is not a finite number"),
         (ih.TotalVariation(Y), {"weight": np.ones((12, 13))}, r"\(12, 13\): TotalVariation wants a scalar or"),
         (ih.TotalVariation(Y, isotropic=True), {"weight": EDGES}, r"\(2, 12, 12\): .* wants a scalar or \(12, 12\)"),

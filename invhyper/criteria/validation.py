@@ -52,7 +52,9 @@ class Truth(eqx.Module):
     truth: PyTree
 
     def __init__(self, truth: PyTree):
-        self.truth = jax.tree.map(lambda leaf: _finite(leaf, "truth"), truth)
+        self.truth = jax.tree.map(
+            lambda leaf: _finite(leaf, "truth", "judge by the others, with HeldOut(Mask(keep), truth)"), truth
+        )
 
     def __call__(self, x: PyTree, theta: PyTree) -> Array:
         parts, known = jax.tree.leaves(x), jax.tree.leaves(self.truth)
@@ -234,13 +236,13 @@ def KFold(make_lower: Callable, A, y, folds: int = 5, seed: int = 0, loss: Calla
     return Bilevel(Together(lowers), Mean(criteria))
 
 
-def _finite(value, name: str) -> Array:
+def _finite(value, name: str, advice: str = "remove or mask these entries") -> Array:
     if isinstance(value, jax.core.Tracer):
         return value
     value = jnp.asarray(value)
     value = value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(float)
     if not bool(jnp.all(jnp.isfinite(value))):
-        raise ValueError(f"{name} holds NaN or infinity: remove or mask these entries")
+        raise ValueError(f"{name} holds NaN or infinity: {advice}")
     return value
 
 

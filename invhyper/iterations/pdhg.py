@@ -9,6 +9,7 @@ import numpy as np
 
 from invhyper.iterations.sizes import size_bound, size_of_symbol
 from invhyper.operators import Identity, Operator
+from invhyper.penalties import is_positive
 from invhyper.problem import Iteration
 from invhyper.tree import like
 
@@ -55,7 +56,7 @@ class PDHG(Iteration):
         if size is not None and not size > 0:
             raise ValueError(f"PDHG size = {size}: a positive number is wanted")
         concrete = rho is not None and not isinstance(rho, jax.core.Tracer)
-        if concrete and not np.all(np.asarray(rho) > 0):
+        if concrete and not is_positive(rho):
             raise ValueError(f"PDHG rho = {rho}: a positive number, or one a penalty, is wanted")
         if size is None and not lower.moves:
             self.size = float(size_bound(lower.forward_at(None)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invhyper.iterations.normal import Traced, normal_equations
+from invhyper.penalties import is_positive
 from invhyper.problem import Iteration
 from invhyper.tree import like
 
@@ -49,7 +50,7 @@ class SplitBregman(Iteration):
         if not 0 < self.relaxation < 2:
             raise ValueError(f"SplitBregman relaxation = {self.relaxation}: a number between 0 and 2 is wanted")
         concrete = self.rho is not None and not isinstance(self.rho, jax.core.Tracer)
-        if concrete and not np.all(np.asarray(self.rho) > 0):
+        if concrete and not is_positive(self.rho):
             raise ValueError(f"SplitBregman rho = {self.rho}: a positive number, or one a penalty, is wanted")
 
     def init(self, theta, start=None):

@@ -1,6 +1,5 @@
 """Least squares with a sum of norms of linear maps: what the TV family shares."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -8,8 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse.linalg
 from jaxtyping import Array, Float
 
+from invhyper import tree
 from invhyper.iterations.dual_fista import DualFISTA
 from invhyper.iterations.pdhg import PDHG
 from invhyper.iterations.split_bregman import SplitBregman
@@ -17,8 +18,8 @@ from invhyper.lower.bregman_slope import linearise
 from invhyper.lower.bregman_solve import solve
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
-from invhyper.penalties import Penalty
-from invhyper.problem import LowerLevel, check_theta
+from invhyper.penalties import Penalty, check_switch
+from invhyper.problem import LowerLevel, Solution, check_theta, nearest
 
 
 class SumOfNorms(LowerLevel):
@@ -39,9 +40,15 @@ class SumOfNorms(LowerLevel):
     def _set(self, y, penalties, forward, box=None, solver=None, unknowns=None):
         name = type(self).__name__
         self.y = image_data(name, y)
-        if forward is not None and not callable(forward) and not isinstance(forward, Operator):
+        if isinstance(forward, type):
+            kind = forward.__name__
+            raise TypeError(f"{name} forward is the class {kind}: an instance is wanted, {kind}(...)")
+        callable_matrix = isinstance(forward, scipy.sparse.linalg.LinearOperator)
+        if forward is not None and not isinstance(forward, Operator) and (callable_matrix or not callable(forward)):
             kind = type(forward).__name__
-            raise TypeError(f"{name} forward is a {kind}: an Operator, a function of theta, or None is wanted")
+            raise TypeError(
+                f"{name} forward is a {kind}: an Operator (see from_scipy), a function of theta, or None is wanted"
+            )
         shape = tuple(self.y.shape)
         if isinstance(forward, Operator):
             forward = _bound(forward, shape)
@@ -75,8 +82,8 @@ class SumOfNorms(LowerLevel):
         if self.moves:
             missing = [key for key in self.penalties if not isinstance(theta, dict) or key not in theta]
             if missing:
-                near = difflib.get_close_matches(missing[0], map(str, theta), n=1, cutoff=0.6)
-                hint = f" (is {near[0]!r} a slip?)" if near else ""
+                near = nearest(missing[0], theta) if isinstance(theta, dict) else None
+                hint = f" (is {near!r} a slip?)" if near else ""
                 raise ValueError(
                     f"theta lacks {missing[0]!r}{hint}: {name} wants {tuple(self.penalties)} and forward's"
                 )
@@ -122,7 +129,19 @@ class SumOfNorms(LowerLevel):
             return Identity(tuple(self.y.shape))
         if not self.moves:
             return self.forward
-        forward = self.forward(theta)
+        try:
+            forward = self.forward(theta)
+        except KeyError as error:
+            known = tree.paths(theta)
+            if not error.args or error.args[0] in known:
+                raise  # of another dict
+            key = error.args[0]
+            near = nearest(key, [name for name in known if name not in self.penalties])
+            hint = f" (is {near!r} a slip?)" if near else ""
+            raise ValueError(
+                f"{type(self).__name__} forward(theta) looks up {key!r}, which theta lacks{hint}: theta has "
+                f"{', '.join(map(repr, known))}; add the key or rename it"
+            ) from error
         if not isinstance(forward, Operator):
             kind = type(forward).__name__
             raise TypeError(f"{type(self).__name__} forward(theta) is a {kind}: an Operator is wanted")
@@ -200,6 +219,8 @@ class SumOfNorms(LowerLevel):
         return 0.5 * jnp.sum(misfit**2) + sum(parts)
 
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
+        if start is not None:
+            _check_start(type(self).__name__, start, self._image_shape(theta))
         return solve(self, theta, start, tol, throw)
 
     def linearise(self, solution, theta):
@@ -210,7 +231,10 @@ def image_data(name: str, y):
     """y as a finite NumPy array (tracers pass)."""
     if isinstance(y, jax.core.Tracer):
         return y
-    y = np.asarray(y)
+    try:
+        y = np.asarray(y)
+    except ValueError:
+        raise ValueError(f"{name} y is no array: its rows differ in length; rows of one length are wanted") from None
     if y.dtype.kind not in "fbiu":
         raise ValueError(f"{name} y holds entries of type {y.dtype}: real numbers are wanted")
     y = y if y.dtype == np.float32 else y.astype(float)
@@ -224,6 +248,22 @@ def image_data(name: str, y):
             "and leave them out with forward=Mask(keep)"
         )
     return y
+
+
+def nonnegative_box(name: str, nonnegative: bool) -> tuple[float, float] | None:
+    """The box x >= 0, or none."""
+    return (0.0, float("inf")) if check_switch(name, "nonnegative", nonnegative) else None
+
+
+def _check_start(name, start, shape):
+    if not isinstance(start, Solution):
+        kind = type(start).__name__
+        raise TypeError(f"{name} start is a {kind}: a Solution is wanted, one of an earlier solve or Solution(x)")
+    if np.shape(start.x) != shape:
+        raise ValueError(
+            f"{name} start holds x of shape {np.shape(start.x)}; this x has shape {shape}: leave start out, or "
+            "interpolate it to this shape and give Solution(x)"
+        )
 
 
 def _made_for(lower, solver):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from invhyper.lower.bregman import SumOfNorms
+from invhyper.lower.bregman import SumOfNorms, nonnegative_box
 from invhyper.operators import Operator
 from invhyper.penalties import L1, Penalty
 from invhyper.problem import Iteration
@@ -41,7 +41,7 @@ class AnalysisL1(SumOfNorms):
         if not isinstance(analysis, Operator):
             kind = type(analysis).__name__
             raise TypeError(f"AnalysisL1 analysis is a {kind}: an Operator is wanted (see from_scipy, from_functions)")
-        box = (0.0, float("inf")) if nonnegative else None
+        box = nonnegative_box("AnalysisL1", nonnegative)
         self._set(y, {"weight": L1(analysis, groups)}, forward, box, solver)
 
 
@@ -77,6 +77,7 @@ class Composite(SumOfNorms):
             if not isinstance(term, Penalty):
                 kind = type(term).__name__
                 raise TypeError(f"Composite term {name!r} is a {kind}: TV(), L1(operator) or Huber(operator) is wanted")
-        if nonnegative and box is not None:
+        positive = nonnegative_box("Composite", nonnegative)
+        if positive is not None and box is not None:
             raise ValueError("Composite was given nonnegative=True and a box: put the zero into the box")
-        self._set(y, terms, forward, (0.0, float("inf")) if nonnegative else box, solver)
+        self._set(y, terms, forward, box if positive is None else positive, solver)

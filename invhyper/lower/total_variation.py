@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from invhyper.lower.bregman import SumOfNorms
+from invhyper.lower.bregman import SumOfNorms, nonnegative_box
 from invhyper.operators import Operator
-from invhyper.penalties import TV, Huber
+from invhyper.penalties import TV, Huber, check_switch
 from invhyper.problem import Iteration
 
 
@@ -51,7 +51,7 @@ class TotalVariation(SumOfNorms):
         boundary: str = "neumann",
         solver: Iteration | None = None,
     ):
-        box = (0.0, float("inf")) if nonnegative else None
+        box = nonnegative_box("TotalVariation", nonnegative)
         self._set(y, {"weight": TV(isotropic, boundary)}, forward, box, solver)
 
 
@@ -82,6 +82,6 @@ class HuberTV(SumOfNorms):
         boundary: str = "neumann",
         solver: Iteration | None = None,
     ):
-        box = (0.0, float("inf")) if nonnegative else None
-        penalty = Huber(None, delta, 0 if isotropic else None, boundary)
+        box = nonnegative_box("HuberTV", nonnegative)
+        penalty = Huber(None, delta, 0 if check_switch("HuberTV", "isotropic", isotropic) else None, boundary)
         self._set(y, {"weight": penalty}, forward, box, solver)
