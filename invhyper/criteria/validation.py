@@ -52,9 +52,8 @@ class Truth(eqx.Module):
     truth: PyTree
 
     def __init__(self, truth: PyTree):
-        self.truth = jax.tree.map(
-            lambda leaf: _finite(leaf, "truth", "judge by the others, with HeldOut(Mask(keep), truth)"), truth
-        )
+        advice = "judge by the others, with HeldOut(Mask(keep), truth)"
+        self.truth = jax.tree.map(lambda leaf: _finite(leaf, "truth", advice), truth)
 
     def __call__(self, x: PyTree, theta: PyTree) -> Array:
         parts, known = jax.tree.leaves(x), jax.tree.leaves(self.truth)
