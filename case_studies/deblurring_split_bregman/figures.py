@@ -1,0 +1,50 @@
+"""Figures of the study, from its report alone."""
+
+from pathlib import Path
+
+from matplotlib.ticker import FuncFormatter
+
+from invhyper import Report, plots
+
+
+def draw(report: Report, folder: Path) -> list[Path]:
+    """Descent, both criterion curves, pictures; returns the files written."""
+    return [
+        plots.save(plots.descent(report), folder / "descent.png"),
+        plots.save(criterion(report), folder / "criterion.png"),
+        plots.save(pictures(report), folder / "pictures.png"),
+    ]
+
+
+def criterion(report: Report):
+    """The error on the second exposure above, the error against the truth below, each with its search and optimum."""
+    found = report.findings
+    figure, grid = plots.canvas(2, 1, (6.6, 6.4), sharex=True)
+    above, below = grid[:, 0]
+    second, truth, weights = found["held_out_curve"], found["truth_curve"], {"weight": found["grid"]}
+    plots.criterion(weights, second, report, axes=above, label="error on the second exposure")
+    plots.criterion(weights, truth, axes=below, label="error against the truth", colour=plots.GREEN,
+                    path=found["oracle_path"])  # fmt: skip
+    for axes, curve in ((above, second), (below, truth)):
+        room = curve.max() - curve.min()
+        axes.set_ylim(curve.min() - 0.08 * room, curve.max() + 0.05 * room)
+        axes.axvline(found["held_out_weight"], color=plots.BLUE, lw=1.0, alpha=0.6)
+        axes.axvline(found["oracle_weight"], color=plots.GREEN, lw=1.0, alpha=0.6)
+    above.set(xlabel="", ylabel="error on the second exposure / 1e-4")
+    above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1e4 * value:.3g}"))
+    return figure
+
+
+def pictures(report: Report):
+    """Blurred, before, after, truth."""
+    found = report.findings
+    heads = {
+        "blurred": "blurred, noisy",
+        "start": "before: the start",
+        "held-out": "tuned by 2nd exposure",
+        "oracle": "tuned by the truth",
+        "truth": "truth",
+    }
+    notes = {name: f"{value:.2f} dB" for name, value in found["psnr"].items()} | {"truth": f"{found['pixels']} pixels"}
+    shown = {f"{head}\n{notes[name]}": found["pictures"][name] for name, head in heads.items()}
+    return plots.images(shown, limits=(0.0, 1.0))
