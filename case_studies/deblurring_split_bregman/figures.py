@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.ticker import FuncFormatter
-
 from invhyper import Report, plots
 
 
@@ -30,8 +28,7 @@ def criterion(report: Report):
         axes.set_ylim(curve.min() - 0.08 * room, curve.max() + 0.05 * room)
         axes.axvline(found["held_out_weight"], color=plots.BLUE, lw=1.0, alpha=0.6)
         axes.axvline(found["oracle_weight"], color=plots.GREEN, lw=1.0, alpha=0.6)
-    above.set(xlabel="", ylabel="error on the second exposure / 1e-4")
-    above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1e4 * value:.3g}"))
+    above.set(xlabel="", ylabel="error on the second exposure\n(1: the noise)")
     return figure
 
 

@@ -11,7 +11,7 @@ NOISE = 0.1
 TRAINING = ("camera", "coins", "astronaut", "brick", "coffee", "moon")
 TEST = ("chelsea", "rocket", "page", "grass", "clock", "cell")
 MODELS = ("one", "two")  # one weight: total variation; two: total variation and second differences
-START = {"one": {"weight": 0.2}, "two": {"edges": 0.1, "bends": 0.1}}
+START = {"one": {"weight": 0.2}, "two": {"edges": 0.05, "bends": 0.05}}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     side, count, points = (32, 3, 13) if quick else (64, 6, 25)
     rng = np.random.default_rng(seed)
     training, test = (pictures(names[:count], side, rng) for names in (TRAINING, TEST))
-    one, two = (learn(model, training, START[model], 1e-4, watch=watch, seed=seed) for model in MODELS)
+    one, two = (learn(model, training, START[model], 1e-3, watch=watch, seed=seed) for model in MODELS)
     learned = {"one": one.theta, "two": two.theta}
     chosen = training + test
     own = {model: [learn(model, [picture], learned[model], 1e-3) for picture in chosen] for model in MODELS}
