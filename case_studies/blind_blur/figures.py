@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from invhyper import Report, plots
 
@@ -23,7 +24,7 @@ def draw(report: Report, folder: Path) -> list[Path]:
 def criterion(report: Report):
     """Both criteria over width and weight, with the searches and the true width."""
     found = report.findings
-    figure, grid = plots.canvas(1, 2, (12.6, 5.2))
+    figure, grid = plots.canvas(1, 2, (12.6, 5.4))
     left, right = grid[0]
     axes_of = {"width": found["widths"], "weight": found["weights"]}
     plots.criterion(axes_of, found["held_out_map"], path=_inside(found, found["held_out_path"]), axes=left,
@@ -58,6 +59,7 @@ def widths(report: Report):
     axes.axhline(found["true_width"], color="black", lw=1.2, ls="--", label=f"true width: {found['true_width']:g}")
     axes.set(xlabel="lower-level solves", ylabel="width of the blur / pixels")
     axes.legend(loc="best", frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

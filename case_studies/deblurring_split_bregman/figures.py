@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from invhyper import Report, plots
 
 
@@ -24,8 +26,8 @@ def criterion(report: Report):
     plots.criterion(weights, truth, axes=below, label="error against the truth", colour=plots.GREEN,
                     path=found["oracle_path"])  # fmt: skip
     for axes, curve in ((above, second), (below, truth)):
-        room = curve.max() - curve.min()
-        axes.set_ylim(curve.min() - 0.08 * room, curve.max() + 0.05 * room)
+        low, high = np.nanmin(curve), np.nanmax(curve)
+        axes.set_ylim(low - 0.08 * (high - low), high + 0.05 * (high - low))
         axes.axvline(found["held_out_weight"], color=plots.BLUE, lw=1.0, alpha=0.6)
         axes.axvline(found["oracle_weight"], color=plots.GREEN, lw=1.0, alpha=0.6)
     above.set(xlabel="", ylabel="error on the second exposure\n(1: the noise)")

@@ -9,7 +9,7 @@ import invhyper as ih
 
 CORNER, WIDTH = (40, 150), 160  # the photographer's head, in a picture of 512 x 512
 BLUR, NOISE = 1.5, 0.01  # standard deviations: of the Gaussian blur in pixels, of the noise
-START = 0.03
+START, LEAST = 0.01, 1e-4  # of the weight: where the searches start, the smallest tried
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     lower = ih.TotalVariation(view.y, view.blur, isotropic=True, boundary="periodic")
     by_second = ih.Bilevel(lower, ih.HeldOut(view.blur, view.second, in_noise))
     by_truth = ih.Bilevel(lower, ih.Truth(view.truth))
-    weight = ih.Parameters(weight=ih.log(START, 1e-5, 1.0))
+    weight = ih.Parameters(weight=ih.log(START, LEAST, 2 * START))
     report, oracle = (
-        ih.tune(problem, weight, ih.Implicit(), ih.LBFGSB(), watch=watch, seed=seed, tol=1e-3)
+        ih.tune(problem, weight, ih.Implicit(), ih.Bracket(), watch=watch, seed=seed, tol=1e-3)
         for problem in (by_second, by_truth)
     )
 
-    grid = np.geomspace(START, 1e-4, points)
+    grid = np.geomspace(START, LEAST, points)
     second, truth = curves(lower, (by_second.criterion, by_truth.criterion), grid)
     start = ih.solve(lower, {"weight": START})
     pictures = {
@@ -95,13 +95,16 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
 
 
 def curves(lower: ih.LowerLevel, criteria: Sequence[Callable], grid: np.ndarray) -> np.ndarray:
-    """The criteria along a grid of weights, one solve a weight for all of them."""
-    values, solution = [], None
-    for weight in grid:
+    """The criteria along a grid of weights, one solve a weight for all of them; NaN where a solve fails."""
+    values, solution = np.full((len(criteria), grid.size), np.nan), None
+    for i, weight in enumerate(grid):
         theta = {"weight": float(weight)}
-        solution = ih.solve(lower, theta, start=solution)
-        values.append([float(criterion(solution.x, theta)) for criterion in criteria])
-    return np.array(values).T
+        try:
+            solution = ih.solve(lower, theta, start=solution)
+        except ih.NotConverged:
+            continue
+        values[:, i] = [float(criterion(solution.x, theta)) for criterion in criteria]
+    return values
 
 
 def summary(found: dict) -> list[str]:

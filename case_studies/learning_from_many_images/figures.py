@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from invhyper import Report, plots
 
@@ -30,15 +30,15 @@ def criterion(report: Report):
     inside = found["one_path"][(found["one_path"][:, 0] > weights[0]) & (found["one_path"][:, 0] < weights[-1])]
     plots.criterion({"weight": weights}, total, path=inside, axes=above, label="error of all training images")
     above.set(ylim=(0.9 * total.min(), 2.2 * total.min()), xlabel="")
-    for name, curve, colour in zip(found["names"], curves, COLOURS, strict=False):
-        lost = 10 * np.log10(curve / curve.min())
-        below.plot(weights, lost, color=colour, lw=1.5, label=name)
+    for name, curve, own, colour in zip(found["names"], curves, found["own_losses"], COLOURS, strict=False):
+        below.plot(weights, 10 * np.log10(curve / own), color=colour, lw=1.5, label=name)
     below.axvline(found["one_weight"], color="black", lw=1.2, ls="--", label="learned")
     below.set(xlabel="weight", ylabel="dB lost to the image's own best", ylim=(-0.05, 2.0))
-    below.xaxis.set_major_locator(above.xaxis.get_major_locator())
+    below.set_xscale("log")
+    below.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     below.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     below.xaxis.set_minor_formatter(NullFormatter())
-    below.legend(loc="upper left", fontsize=9)
+    below.legend(loc="upper center", fontsize=9, frameon=False, ncols=2)
     return figure
 
 
@@ -53,7 +53,8 @@ def gains(report: Report):
     axes.plot(decibels["noisy"], place, "o", ms=7, mfc="white", mec=plots.GREY, mew=1.4, label="noisy")
     axes.plot(decibels["one_learned"], place, "o", ms=7, color=plots.SKY, label="one weight, learned")
     axes.plot(decibels["two_learned"], place, "o", ms=9, color=plots.BLUE, label="two weights, learned")
-    axes.plot(decibels["two_own"], place, "|", ms=17, mew=2.2, color=plots.VERMILION, label="two weights, image's own best")
+    axes.plot(decibels["two_own"], place, "|", ms=17, mew=2.2, color=plots.VERMILION,
+              label="two weights, tuned by the image's own truth")  # fmt: skip
     axes.set_yticks(place, names)
     axes.grid(axis="y", visible=False)
     axes.axhline(0.5 * (place[training - 1] + place[training]), color=plots.GREY, lw=0.8)
@@ -61,7 +62,7 @@ def gains(report: Report):
     for first, kind in ((0, "training"), (training, "test")):
         axes.text(0.995, place[first], kind, transform=right, ha="right", va="center", color=plots.GREY, style="italic")
     axes.set(xlabel="PSNR / dB", xlim=(None, max(decibels["two_own"]) + 1.5))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=4, columnspacing=1.0, handletextpad=0.3)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, columnspacing=1.5, frameon=False)
     return figure
 
 
