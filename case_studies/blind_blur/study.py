@@ -9,7 +9,7 @@ import invhyper as ih
 
 CORNER, WIDTH = (40, 150), 160  # the photographer's head, in a picture of 512 x 512
 BLUR, NOISE = 1.2, 0.01  # standard deviations: of the Gaussian blur in pixels, of the noise
-STARTS = {"sharp": (0.5, 0.01), "wide": (2.0, 0.001)}  # width, weight
+STARTS = {"sharp": (0.5, 0.004), "wide": (2.0, 0.0005)}  # width, weight
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
 
     def tuned(problem, start):
         width, weight = STARTS[start]
-        box = ih.Parameters(width=ih.log(width, 0.3, 4.0, unit="pixels"), weight=ih.log(weight, 1e-5, 0.1))
+        box = ih.Parameters(width=ih.log(width, 0.3, 4.0, unit="pixels"), weight=ih.log(weight, 1e-5, 5e-3))
         return ih.tune(problem, box, ih.Implicit(), ih.LBFGSB(), watch=watch, seed=seed, tol=1e-3)
 
     report = tuned(by_second, "sharp")
     oracle = {name: tuned(by_truth, name) for name in (("sharp",) if quick else STARTS)}
 
-    widths, weights = np.geomspace(0.45, 2.4, points), np.geomspace(1e-4, 2e-2, points)
+    widths, weights = np.geomspace(0.45, 2.4, points), np.geomspace(1e-4, 5e-3, points)
     second, truth = maps(lower, (by_second.criterion, by_truth.criterion), widths, weights)
     width, weight = STARTS["sharp"]
     pictures = {
