@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from invhyper import Report, plots
 
@@ -35,6 +35,7 @@ def criterion(report: Report):
         axes.axvline(found["true_width"], color="black", lw=1.2, ls="--")
         axes.annotate("true width", (found["true_width"], 0.02), (4, 0), xycoords=axes.get_xaxis_transform(),
                       textcoords="offset points", fontsize=9)  # fmt: skip
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="width of the blur / pixels", ylabel="weight of total variation")
     return figure
 

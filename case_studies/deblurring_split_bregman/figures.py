@@ -21,12 +21,16 @@ def criterion(report: Report):
     found = report.findings
     figure, grid = plots.canvas(2, 1, (6.6, 6.4), sharex=True)
     above, below = grid[:, 0]
-    second, truth, weights = found["held_out_curve"], found["truth_curve"], {"weight": found["grid"]}
-    plots.criterion(weights, second, report, axes=above, label="error on the second exposure")
-    plots.criterion(weights, truth, axes=below, label="error against the truth", colour=plots.GREEN,
-                    path=found["oracle_path"])  # fmt: skip
-    for axes, curve in ((above, second), (below, truth)):
-        low, high = np.nanmin(curve), np.nanmax(curve)
+    for axes, name, label, colour in (
+        (above, "held_out", "error on the second exposure", plots.BLUE),
+        (below, "oracle", "error against the truth", plots.GREEN),
+    ):
+        path = found[f"{name}_path"]
+        points = np.vstack([np.column_stack([found["grid"], found[f"{name}_curve"]]), path])
+        points = points[np.isfinite(points[:, 1])]
+        weights, curve = points[np.unique(points[:, 0], return_index=True)[1]].T
+        plots.criterion({"weight": weights}, curve, path=path, axes=axes, label=label, colour=colour)
+        low, high = curve.min(), curve.max()
         axes.set_ylim(low - 0.08 * (high - low), high + 0.05 * (high - low))
         axes.axvline(found["held_out_weight"], color=plots.BLUE, lw=1.0, alpha=0.6)
         axes.axvline(found["oracle_weight"], color=plots.GREEN, lw=1.0, alpha=0.6)

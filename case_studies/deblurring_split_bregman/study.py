@@ -9,7 +9,7 @@ import invhyper as ih
 
 CORNER, WIDTH = (40, 150), 160  # the photographer's head, in a picture of 512 x 512
 BLUR, NOISE = 1.5, 0.01  # standard deviations: of the Gaussian blur in pixels, of the noise
-START, LEAST, MOST = 2e-5, 1e-5, 3e-3  # of the weight: where the searches start, the least and the most tried
+START, LEAST, MOST = 1e-4, 5e-5, 3e-3  # of the weight: where the searches start, the least and the most tried
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,18 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
         "result": oracle.solution.result,
         "grid": grid[::-1],
         "held_out_curve": second[::-1],
-        "truth_curve": truth[::-1],
-        "oracle_path": np.array([[step.theta["weight"], step.value] for step in oracle.history]),
+        "oracle_curve": truth[::-1],
+        "held_out_path": path(report),
+        "oracle_path": path(oracle),
         "pictures": pictures,
     }
     findings |= {f"{name.replace('-', '_')}_psnr": value for name, value in findings["psnr"].items()}
     return replace(report, findings={**findings, "summary": summary(findings)})
+
+
+def path(report: ih.Report) -> np.ndarray:
+    """One row a step: the weight, F."""
+    return np.array([[step.theta["weight"], step.value] for step in report.history])
 
 
 def curves(lower: ih.LowerLevel, criteria: Sequence[Callable], grid: np.ndarray) -> np.ndarray:

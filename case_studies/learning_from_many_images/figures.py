@@ -38,7 +38,7 @@ def criterion(report: Report):
     below.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     below.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     below.xaxis.set_minor_formatter(NullFormatter())
-    below.legend(loc="upper center", fontsize=9, frameon=False, ncols=2)
+    below.legend(loc="lower left", fontsize=9, frameon=False)
     return figure
 
 
