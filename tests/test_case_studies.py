@@ -18,8 +18,18 @@ STUDIES = (
     "ehrhardt_roberts",
     "tv_denoising",
     "spatially_varying_tv",
+    "deblurring_split_bregman",
+    "learning_from_many_images",
+    "blind_blur",
 )
-IMAGING = {"bpdn_weight", "tv_denoising", "spatially_varying_tv"}  # their picture is scikit-image's
+IMAGING = {  # their pictures are scikit-image's
+    "bpdn_weight",
+    "tv_denoising",
+    "spatially_varying_tv",
+    "deblurring_split_bregman",
+    "learning_from_many_images",
+    "blind_blur",
+}
 PICTURES = {
     "diabetes_elastic_net": {"coefficients.png"},
     "bpdn_weight": {"coefficients.png", "pictures.png"},
@@ -27,6 +37,9 @@ PICTURES = {
     "ehrhardt_roberts": {"signals.png"},
     "tv_denoising": {"pictures.png"},
     "spatially_varying_tv": {"pictures.png", "weights.png"},
+    "deblurring_split_bregman": {"pictures.png"},
+    "learning_from_many_images": {"gains.png", "pictures.png"},
+    "blind_blur": {"pictures.png", "widths.png"},
 }
 
 
@@ -193,3 +206,27 @@ def test_finer_weights_gain_on_their_own_noise_and_little_on_other(quick):
     own, fresh = ([found[f"{what}_{k}"] for k in found["patches"]] for what in ("psnr", "fresh_psnr"))
     assert np.all(np.diff(own) > 0.2)
     assert fresh[-1] - fresh[0] < 0.25 * (own[-1] - own[0])
+
+
+def test_deblurring_gains_without_the_truth(quick):
+    found = quick("deblurring_split_bregman").findings
+    assert found["oracle_psnr"] >= found["held_out_psnr"] > max(found["blurred_psnr"], found["start_psnr"])
+    assert found["oracle_loss"] <= np.nanmin(found["oracle_curve"]) * (1 + 1e-9)
+    assert found["held_out_loss"] <= np.nanmin(found["held_out_curve"]) * (1 + 1e-9)
+
+
+def test_blind_blur_finds_the_width(quick):
+    found = quick("blind_blur").findings
+    assert found["oracle_width"] == pytest.approx(found["true_width"], rel=0.01)
+    assert found["held_out_width"] == pytest.approx(found["true_width"], rel=0.02)
+    assert found["oracle_loss"] <= np.nanmin(found["truth_map"])
+    assert found["held_out_loss"] <= np.nanmin(found["held_out_map"])
+
+
+def test_learned_weights_serve_other_images(quick):
+    found = quick("learning_from_many_images").findings
+    assert found["two_loss"] < found["one_loss"] <= np.min(found["curves"].sum(axis=0)) * (1 + 1e-4)
+    assert found["test_psnr_two_learned"] > found["test_psnr_noisy"] + 6.0
+    for model in ("one", "two"):
+        own, learned = (found["decibels"][f"{model}_{which}"] for which in ("own", "learned"))
+        assert np.all(own >= learned - 1e-9)

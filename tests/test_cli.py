@@ -166,7 +166,7 @@ def test_check_fails_a_wrong_gradient(here, capsys, monkeypatch):
         (("run", "diabetes_elastic_nett"), "did you mean 'diabetes_elastic_net'?"),
         (
             ("run", "bpdn"),
-            "bpdn_weight, breast_cancer_weight_decay, diabetes_elastic_net, ehrhardt_roberts",
+            "blind_blur, bpdn_weight, breast_cancer_weight_decay, deblurring_split_bregman, diabetes_elastic_net",
         ),
         (("run", "bpdn_weight", "--seed", "-1"), "a whole number, 0 or more"),
         (("run", "bpdn_weight", "--fast"), "unrecognized arguments: --fast"),
@@ -200,10 +200,13 @@ def test_a_lower_level_that_fails_is_one_sentence(here, capsys, monkeypatch):
 
 def test_the_studies_are_found_from_anywhere(here):
     assert set(cli.studies()) == {
+        "blind_blur",
         "bpdn_weight",
         "breast_cancer_weight_decay",
+        "deblurring_split_bregman",
         "diabetes_elastic_net",
         "ehrhardt_roberts",
+        "learning_from_many_images",
         "spatially_varying_tv",
         "tv_denoising",
     }

@@ -73,7 +73,7 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     one, two = (learn(model, training, START[model], 1e-3, watch=watch, seed=seed) for model in MODELS)
     learned = {"one": one.theta, "two": two.theta}
     chosen = training + test
-    own = {model: [learn(model, [picture], learned[model], 1e-3) for picture in chosen] for model in MODELS}
+    own = {model: [learn(model, [picture], learned[model], 1e-3, steps=12) for picture in chosen] for model in MODELS}
 
     decibels = {"noisy": [ih.psnr(picture.noisy, picture.truth) for picture in chosen]}
     shown = {"noisy": [picture.noisy for picture in chosen], "truth": [picture.truth for picture in chosen]}
