@@ -16,6 +16,7 @@ from invhyper.strata import augmented, multipliers, norms
 from invhyper.strata.augmented import Multipliers
 from invhyper.strata.norms import Model, Polished, Stratum
 from invhyper.strata.reduced import SMALL
+from invhyper.strata.regions import classify
 
 # Split Bregman steps before Newton's method takes over: for norms of several entries that may vanish, for operators
 # other than the identity, and for all else.
@@ -41,7 +42,6 @@ class Structure(NamedTuple):
     rows: Any
     group: np.ndarray
     first_row: np.ndarray  # one row of each group
-    sizes: tuple[int, ...]  # rows of each penalty
     groups: tuple[int, ...]  # groups of each penalty
 
 
@@ -236,10 +236,9 @@ def make_structure(lower) -> Structure:
     group = np.concatenate([penalty.group_of_entry() + offset for penalty, offset in pairs])
     return Structure(
         D,
-        norms.make_rows(D),
+        classify(D),
         group,
         np.unique(group, return_index=True)[1],
-        tuple(m.shape[0] for m in matrices),
         counts,
     )
 

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array, diags_array
 
 from invhyper.strata import multipliers, norms
 from invhyper.strata.norms import Model, Polished, Stratum
-from invhyper.strata.reduced import Reduced
+from invhyper.strata.reduced import Reduced, bent
 
 INNER_STEPS, OUTER_STEPS, GROWTH = 25, 40, 5.0
 # A stratum is tried from this noise on, again when it has fallen by this factor, and no more below the last (relative
@@ -25,7 +25,7 @@ FINE = 1e-9
 # Tolerance of Newton directions where K has no matrix.
 INEXACT = 1e-4
 DAMPING = 1e-9
-# sigma (D z) is known to rounding only, which sets the accuracy of p: no sigma above this times weight over range of y.
+# No sigma above this times weight over range of y: its systems would be too ill-conditioned for a direction.
 LARGEST = 1e9
 
 
@@ -45,7 +45,7 @@ class Multipliers(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """pi(p + sigma D z), the slope of pi inside (`inner`, per group) and whether a group is inside."""
+    """p = pi(v) at v = p + sigma D z: which groups are `inside`, |v_g|, the factor of v in p, the envelope's value."""
 
     p: np.ndarray
     inside: np.ndarray
@@ -177,12 +177,9 @@ def _system(model, at, parts, q):
         rows = np.flatnonzero(parts.scale[model.group] > 0)
         D = model.D[rows]
         group = model.group[rows]
-        curvature = D.T @ diags_array(at.sigma[rows] * parts.scale[group]) @ D
-        bent = np.where(parts.inside, 0.0, np.sqrt(parts.scale) / np.where(parts.sizes > 0, parts.sizes, 1.0))
-        bent = bent[group] * parts.v[rows] * np.sqrt(at.sigma[rows])
-        U = csr_array((bent, (group, np.arange(rows.size))), shape=(model.weight.size, rows.size))
-        V = U @ D
-        curvature = curvature - V.T @ V
+        across = np.where(parts.inside, 0.0, np.sqrt(parts.scale) / np.where(parts.sizes > 0, parts.sizes, 1.0))
+        across = across[group] * parts.v[rows] * np.sqrt(at.sigma[rows])
+        curvature = bent(D, group, model.weight.size, at.sigma[rows] * parts.scale[group], across)
     if model.box is not None:
         curvature = curvature + diags_array(np.where(q != 0, at.sigma_box, 0.0))
     n = model.D.shape[1]

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array, diags_array
 
 from invhyper.strata import norms
 from invhyper.strata.norms import Polished
-from invhyper.strata.reduced import cholesky
+from invhyper.strata.reduced import bent, cholesky
 
 NEWTON_STEPS, CUTS = 12, 3
 # What the balance is brought below, in parts of the tolerance; how far the two sides of a cut start from each other.
@@ -156,11 +156,8 @@ class _Dual:
         outside = at.sizes > self.weight
         if not self.curved:
             return D.T @ diags_array((~outside[group]).astype(float)) @ D
-        slope = D.T @ diags_array(at.scale[group]) @ D
-        bent = np.where(outside, np.sqrt(at.scale) / np.where(at.sizes > 0, at.sizes, 1.0), 0.0)
-        bent = bent[group] * at.v[rows]
-        V = csr_array((bent, (group, np.arange(group.size))), shape=(self.weight.size, group.size)) @ D
-        return slope - V.T @ V
+        across = np.where(outside, np.sqrt(at.scale) / np.where(at.sizes > 0, at.sizes, 1.0), 0.0)
+        return bent(D, group, self.weight.size, at.scale[group], across[group] * at.v[rows])
 
     def cut(self, polished: Polished, phi: np.ndarray, lacking: np.ndarray):
         """The stratum with the lacking regions cut where phi jumps, and a z that says which side is higher."""

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from invhyper.strata.reduced import Reduced
-from invhyper.strata.regions import Regions, Rows, classify
+from invhyper.strata.regions import Regions, Rows
 
 NEWTON_STEPS = 40
 SHARP_STEPS = 30
@@ -152,11 +152,6 @@ class Polished:
         if self.constraints is None:
             return labels, pinned
         return labels, pinned, self.stratum.vanishing[self.model.group] & self.model.rows.other
-
-
-def make_rows(D: csr_array) -> Rows:
-    """The kinds of rows of D, worked out once for a lower level."""
-    return classify(D)
 
 
 def polish(model: Model, stratum: Stratum, z: np.ndarray, p: np.ndarray | None = None) -> Polished:

@@ -171,6 +171,12 @@ class Reduced:
         self.steps += 1
 
 
+def bent(D: csr_array, group: np.ndarray, groups: int, diagonal: np.ndarray, across: np.ndarray) -> csr_array:
+    """D^T (diag(diagonal) - a a^T group by group) D, a the entries of `across` in a group: the curvature of norms."""
+    V = csr_array((across, (group, np.arange(group.size))), shape=(groups, group.size)) @ D
+    return D.T @ diags_array(diagonal) @ D - V.T @ V
+
+
 def cholesky(A: scipy.sparse.csc_array) -> Callable:
     """A solver for a sparse symmetric positive definite A: SuperLU with symmetric ordering.
 
