@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, diags_array
 
 # A matrix-free A of a few regions is written out, a larger one solved by conjugate gradients; where these fail, it is
 # written out as well, up to a limit.
-CG_STEPS, DENSE_LIMIT, SMALL = 1000, 2000, 1000
+CG_STEPS, DENSE_LIMIT, SMALL = 1000, 4096, 1000
 # The corner of a constrained system, relative to its smallest diagonal entry, and the refinements that undo it.
 DELTA, REFINEMENTS = 1e-10, 6
 # From this tolerance on a direction is wanted, not a solution: nothing is refined.
