@@ -37,6 +37,7 @@ _HOME = {
     "iterations.pdhg": "PDHG",
     "iterations.dual_fista": "DualFISTA",
     "lower.scikit": "from_sklearn to_sklearn weight_max",
+    "lower.rosenbrock": "Rodas5P",
     "lower.convex": "Cone",
     "lower.basis_pursuit": "BasisPursuit",
     "hypergradient.implicit": "Implicit",
