@@ -30,7 +30,6 @@ IMAGING = {  # their pictures are scikit-image's
     "learning_from_many_images",
     "blind_blur",
 }
-UNRECORDED = {"learning_from_many_images"}  # full runs, as their READMEs say
 PICTURES = {
     "diabetes_elastic_net": {"coefficients.png"},
     "bpdn_weight": {"coefficients.png", "pictures.png"},
@@ -82,7 +81,7 @@ def test_quick_run_finds_what_is_expected(quick, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in STUDIES if name not in UNRECORDED])
+@pytest.mark.parametrize("name", STUDIES)
 def test_full_run_finds_what_is_expected(name):
     study = cli._load(cli.studies()[name], "study")
     compare(study.run().findings, expected(name, "full"))
@@ -109,10 +108,7 @@ def test_every_study_says_what_it_is(name):
     folder = cli.studies()[name]
     text = (folder / "README.md").read_text()
     assert f"invhyper run {name}" in text and "## What to see" in text and "## Sources" in text
-    if name in UNRECORDED:
-        assert "the full run is not recorded yet" in text
-    else:
-        assert set(expected(name, "quick")) <= set(expected(name, "full"))
+    assert set(expected(name, "quick")) <= set(expected(name, "full"))
 
 
 def test_diabetes_loss_is_what_scikit_learn_computes_at_these_weights(quick):
