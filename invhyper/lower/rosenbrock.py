@@ -139,7 +139,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         end, error = y + tableau[0][7] @ k + k[7], k[7]
         # What is not finite is rejected, whatever the norm makes of it; a step that no longer moves t ends the solve.
         finite = jnp.all(jnp.isfinite(end))
-        stuck = ~(t1 > t0)
+        stuck = jnp.logical_not(t1 > t0)
         end = jnp.where(stuck, y, jnp.where(finite, end, jnp.nan))
         error = jnp.where(stuck, 0.0, jnp.where(finite, error, jnp.inf))
         result = diffrax.RESULTS.where(stuck, diffrax.RESULTS.dt_min_reached, diffrax.RESULTS.successful)

@@ -1,0 +1,124 @@
+"""Work and precision on four stiff problems: Rodas5P, diffrax's Kvaerno5, SciPy's Radau and BDF.
+
+Error: the largest relative error of a component at the published end point. Time: the least of repeated warm runs; what
+compiling took is printed beside it. SciPy is given jitted f and Jacobian, which return NumPy arrays.
+Run: python tests/benchmarks/rosenbrock.py; draws docs/rosenbrock.png.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.integrate import solve_ivp
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from stiff import STIFF  # noqa: E402
+
+import invhyper as ih  # noqa: E402
+from invhyper import plots  # noqa: E402
+
+RTOLS = 10.0 ** -np.arange(4, 11)
+PATIENCE = 2.0  # seconds: no further, tighter runs of a method that takes longer
+
+
+def ours(problem, solver):
+    """rtol -> y(end) and steps, compiled once."""
+    start, term = jnp.array(problem.start), diffrax.ODETerm(problem.f)
+
+    @jax.jit
+    def run(rtol):
+        control = diffrax.PIDController(rtol=rtol, atol=rtol * problem.scale)
+        done = diffrax.diffeqsolve(
+            term, solver, 0.0, problem.end, None, start, stepsize_controller=control, max_steps=100_000,
+            adjoint=diffrax.ForwardMode(), throw=False,
+        )  # fmt: skip
+        return done.ys[-1], jnp.where(done.result == diffrax.RESULTS.successful, done.stats["num_steps"], -1)
+
+    begun = time.perf_counter()
+    compiled = run.lower(1e-3).compile()
+    return lambda rtol: jax.block_until_ready(compiled(rtol)), time.perf_counter() - begun
+
+
+def scipys(problem, method):
+    start = np.array(problem.start)
+    begun = time.perf_counter()
+    f = jax.jit(problem.f).lower(0.0, start).compile()
+    jacobian = jax.jit(jax.jacfwd(problem.f, 1)).lower(0.0, start).compile()
+    took = time.perf_counter() - begun
+
+    def run(rtol):
+        done = solve_ivp(
+            lambda t, y: np.asarray(f(t, y)), (0, problem.end), start, method, jac=lambda t, y: np.asarray(jacobian(t, y)),
+            rtol=rtol, atol=rtol * problem.scale,
+        )  # fmt: skip
+        return done.y[:, -1], done.t.size - 1 if done.success else -1
+
+    return run, took
+
+
+METHODS = {
+    "Rodas5P": (lambda problem: ours(problem, ih.Rodas5P()), plots.BLUE, "o"),
+    "Kvaerno5 (diffrax)": (lambda problem: ours(problem, diffrax.Kvaerno5()), plots.VERMILION, "s"),
+    "Radau (SciPy)": (lambda problem: scipys(problem, "Radau"), plots.GREEN, "^"),
+    "BDF (SciPy)": (lambda problem: scipys(problem, "BDF"), plots.ORANGE, "D"),
+}
+
+
+def measure(problem, make):
+    """Rows (rtol, error, seconds, steps) and the seconds of compilation."""
+    run, compiled = make(problem)
+    rows = []
+    for rtol in RTOLS:
+        best, begun = np.inf, time.perf_counter()
+        while time.perf_counter() - begun < min(PATIENCE / 4, 20 * best):
+            before = time.perf_counter()
+            y, steps = run(rtol)
+            best = min(best, time.perf_counter() - before)
+        if steps >= 0:
+            rows.append((rtol, problem.error(y), best, int(steps)))
+        if best > PATIENCE:
+            break
+    return rows, compiled
+
+
+def draw(results):
+    figure, grid = plots.canvas(1, 4, size=(12.8, 4.0), sharey=True)
+    for axes, (name, found) in zip(grid[0], results.items(), strict=True):
+        for label, (rows, _) in found.items():
+            _, colour, marker = METHODS[label]
+            _, errors, seconds, _ = np.array(rows).T
+            main = label == "Rodas5P"
+            axes.plot(
+                errors, 1e3 * seconds, marker=marker, color=colour, label=label, ms=6 if main else 5,
+                lw=2.6 if main else 1.5, zorder=4 if main else 3, mec="white", mew=0.7,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", title=name, xlabel="relative error at the end")
+        axes.set_xlim(3e-2, 1e-12)
+        axes.set_xticks(10.0 ** -np.arange(2, 13, 2))
+        axes.minorticks_off()
+    grid[0, 0].set_ylabel("run time, ms")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    return figure
+
+
+def main():
+    results = {}
+    print(f"{'problem':14}{'method':20}{'compile s':>10}{'rtol':>8}{'error':>10}{'ms':>10}{'steps':>8}")
+    for name, problem in STIFF.items():
+        results[name] = {}
+        for label, (make, _, _) in METHODS.items():
+            results[name][label] = rows, compiled = measure(problem, make)
+            for rtol, error, seconds, steps in rows:
+                line = f"{name:14}{label:20}{compiled:10.2f}{rtol:8.0e}{error:10.1e}{1e3 * seconds:10.2f}{steps:8d}"
+                print(line, flush=True)
+    plots.save(draw(results), Path(__file__).resolve().parents[2] / "docs" / "rosenbrock.png")
+
+
+if __name__ == "__main__":
+    main()
