@@ -12,14 +12,14 @@ from stiff import STIFF
 import invhyper as ih
 from invhyper.lower.rosenbrock import GAMMA, A, C, H, c, d
 
-# Hairer and Wanner (1996), IV.7: with u_i = sum_j Gamma_ij k_j the tables are A = alpha Gamma^-1, C = I / gamma - Gamma^-1.
+# Hairer and Wanner (1996), IV.7: for u = Gamma k the tables are A = alpha Gamma^-1 and C = I / gamma - Gamma^-1.
 GAMMAS = np.linalg.inv(np.eye(8) / GAMMA - C)
 ALPHA, BETA = A @ GAMMAS, A @ GAMMAS + GAMMAS
 WEIGHTS = A[7] + np.eye(8)[7]
 
 
 def trees(order):
-    """Rooted trees with `order` vertices, as sorted tuples of branches: one branch is grafted on the root of the rest."""
+    """Rooted trees with `order` vertices, as sorted tuples of branches: one is grafted on the root of the rest."""
     if order == 1:
         return {()}
     parts = ((branch, rest) for n in range(1, order) for branch in trees(n) for rest in trees(order - n))
@@ -99,18 +99,16 @@ def slope(h, errors):
 def test_order_five_on_a_manufactured_solution():
     run, h = fixed(manufactured), 2.0 / 2 ** np.arange(5, 9)
     errors = [float(jnp.max(jnp.abs(run(known(0.0), each) - known(2.0)))) for each in h]
-    print(slope(h, errors), errors)
     assert 4.8 < slope(h, errors) < 5.2
     assert errors[-1] < 2e-13
 
 
 @pytest.mark.parametrize("z", [10.0, 1000.0])
 def test_order_four_however_stiff(z):
-    """Prothero and Robinson's y' = -rate (y - cos t) - sin t with rate h = z, where most methods fall to order 1 or 2."""
+    """Prothero and Robinson's y' = -rate (y - cos t) - sin t with rate h = z, where many methods fall to order 1."""
     run = fixed(lambda t, y, rate: -rate * (y - jnp.cos(t)) - jnp.sin(t))
     h = 2.0 / 2 ** np.arange(3, 8)
     errors = [abs(float(run(jnp.array(1.0), each, z / each)) - math.cos(2.0)) for each in h]
-    print(z, slope(h, errors), errors)
     assert 3.8 < slope(h, errors) < 4.6
 
 
@@ -128,7 +126,6 @@ def test_orders_of_one_step():
     h = 0.1 / 2 ** np.arange(4)
     errors = np.array([step(each) for each in h])
     orders = [slope(h, each) for each in errors.T]
-    print(orders)
     assert 5.7 < orders[0] < 6.3
     assert 4.8 < orders[1] < 5.2
     assert 4.8 < orders[2] < 5.2
@@ -170,10 +167,10 @@ def test_published_end_points(name):
     found = [run(rtol) for rtol in rtols]
     errors = np.array([problem.error(y) for y, _ in found])
     steps = [int(n) for _, n in found]
-    print(name, errors / rtols, errors[1:] / errors[:-1], steps)
     assert np.all(errors <= 2 * rtols)
     assert np.all(errors[1:] <= 0.5 * errors[:-1])
-    assert steps[-1] < 8000 if name != "Robertson" else steps[-1] < 3000  # rounding in the stages would cost more
+    # Robertson's problem took 3834 steps when rounding in the stages ruled the error estimate.
+    assert steps[-1] < (3000 if name == "Robertson" else 8000)
 
 
 def logistic(t, y, p):
@@ -200,33 +197,46 @@ def closed(p):
 
 
 def test_derivatives_against_a_closed_form():
-    value, first, second = jax.jit(
-        lambda p: (simulate(p), jax.jacfwd(simulate)(p), jax.jacfwd(jax.jacfwd(simulate))(p))
-    )(P)
-    print(abs(value - closed(P)).max(), abs(first - jax.jacfwd(closed)(P)).max())
-    print(abs(second - jax.hessian(closed)(P)).max(), abs(second - second.mT).max())
+    def all_three(p):
+        return simulate(p), jax.jacfwd(simulate)(p), jax.jacfwd(jax.jacfwd(simulate))(p)
+
+    value, first, second = jax.jit(all_three)(P)
     np.testing.assert_allclose(value, closed(P), atol=1e-9)
     np.testing.assert_allclose(first, jax.jacfwd(closed)(P), atol=1e-8)
     np.testing.assert_allclose(second, jax.hessian(closed)(P), atol=1e-8)
     np.testing.assert_allclose(second, second.mT, atol=1e-12)
 
 
-@pytest.mark.parametrize("adjoint", [diffrax.RecursiveCheckpointAdjoint(), diffrax.DirectAdjoint()])
-def test_reverse_mode_is_forward_mode(adjoint):
-    """Stiff: Robertson's rates, to t = 40."""
+def robertson(rates, adjoint):
+    def f(t, y, k):
+        slow, back, fast = k[0] * y[0], k[1] * y[1] * y[2], k[2] * y[1] ** 2
+        return jnp.stack([back - slow, slow - back - fast, fast])
 
-    def end(p, adjoint):
-        def f(t, y, p):
-            slow, back, fast = p[0] * y[0], p[1] * y[1] * y[2], p[2] * y[1] ** 2
-            return jnp.stack([back - slow, slow - back - fast, fast])
+    start = jnp.array([1.0, 0.0, 0.0])
+    return solution(f, start, 40.0, rates, rtol=1e-6, atol=1e-10, adjoint=adjoint, max_steps=256).ys[-1][0]
 
-        start = jnp.array([1.0, 0.0, 0.0])
-        return solution(f, start, 40.0, p, rtol=1e-6, atol=1e-10, adjoint=adjoint, max_steps=256).ys[-1][0]
 
-    p = jnp.array([0.04, 1e4, 3e7])
+def van_der_pol(p, adjoint):
+    def f(t, y, p):
+        return jnp.stack([y[1], p[0] * (1 - y[0] ** 2) * y[1] - p[1] * y[0]])
+
+    start = jnp.array([2.0, 0.0])
+    return solution(f, start, 20.0, p, rtol=1e-6, atol=1e-6, adjoint=adjoint, max_steps=1024).ys[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("end", "p", "adjoint"),
+    [
+        (robertson, [0.04, 1e4, 3e7], diffrax.RecursiveCheckpointAdjoint()),
+        (robertson, [0.04, 1e4, 3e7], diffrax.DirectAdjoint()),
+        (van_der_pol, [5.0, 1.0], diffrax.RecursiveCheckpointAdjoint()),
+    ],
+)
+def test_reverse_mode_is_forward_mode(end, p, adjoint):
+    p = jnp.array(p)
     forward = jax.jit(jax.jacfwd(lambda p: end(p, diffrax.ForwardMode())))(p)
     backward = jax.jit(jax.grad(lambda p: end(p, adjoint)))(p)
-    print(backward / forward - 1)
+    assert np.all(forward != 0)
     np.testing.assert_allclose(backward, forward, rtol=1e-10)
 
 
@@ -264,12 +274,10 @@ def test_all_columns_share_one_factor():
 def test_steps_that_are_not_finite_are_rejected():
     # exp overflows in the first stages: y = -log(t + exp(-y(0))).
     done = solution(lambda t, y, _: -jnp.exp(y), jnp.array(5.0), 1.0, rtol=1e-10, atol=1e-10, dt0=1e3)
-    print(done.stats)
     assert done.stats["num_rejected_steps"] > 0
     np.testing.assert_allclose(done.ys[-1], -math.log(1 + math.exp(-5)), atol=1e-9)
     # W = 1 / (gamma h) - rate is zero in the first step.
     done = solution(lambda t, y, _: y / GAMMA, jnp.array(1e-3), 1.0, rtol=1e-10, atol=1e-12, dt0=1.0)
-    print(done.stats)
     assert done.stats["num_rejected_steps"] > 0
     np.testing.assert_allclose(done.ys[-1], 1e-3 * math.exp(1 / GAMMA), rtol=1e-8)
 
@@ -282,7 +290,6 @@ def test_no_endless_loop(begin):
         return jnp.where(t < 1.5, -y, jnp.nan)
 
     done = solution(f, jnp.array(1.0), 3.0, t0=begin, max_steps=10_000, throw=False)
-    print(done.stats, done.result)
     assert done.result == diffrax.RESULTS.dt_min_reached
     assert done.stats["num_steps"] < 200
     with pytest.raises(RuntimeError, match="minimum step size"):
