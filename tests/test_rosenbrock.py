@@ -113,7 +113,7 @@ def test_order_four_however_stiff(z):
 
 
 def test_orders_of_one_step():
-    """y_+ errs by h^6; the error estimate and dense output by h^5; backwards in time as forwards."""
+    """y_+ errs by h^6; the error estimate and dense output by h^5."""
     solver, term, t0 = ih.Rodas5P(), diffrax.ODETerm(manufactured), 0.3
 
     @jax.jit
