@@ -1,0 +1,182 @@
+"""Initial value problems with doses, breaks and steady starts, through diffrax.
+
+    dx/dt = rhs(t, x, p, theta),   x(t0) = initial(p, theta),   x jumps by amounts[k] at the times of `Doses`
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from invhyper.lower.rosenbrock import Rodas5P
+
+FORWARD, REVERSE = diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()
+REACHED, STEP_LIMIT, STUCK, UNSETTLED = 0, 1, 2, 3
+# No step is shorter than this share of the span: states or slopes that are not finite end a simulation soon.
+SHORTEST = 1e-30
+# A steady state is sought this much more tightly than a trajectory is followed.
+SETTLED = 1e-2
+
+
+class Doses(eqx.Module):
+    """Jumps of the state: `amounts[k]` (shape of the state) is added to it at `times[k]`.
+
+    A value at the time of a dose is the value after it. Times in any order, infinite where there is none (padding).
+
+    >>> import numpy as np, invhyper as ih
+    >>> ih.Doses(np.array([0.0, 12.0]), np.array([[100.0], [100.0]])).amounts.shape
+    (2, 1)
+    """
+
+    times: Float[Array, " doses"]
+    amounts: PyTree
+
+
+class Trajectory(NamedTuple):
+    """States at the times asked for; `code` (REACHED or why not), the last `time`, the `state` there, `steps` taken."""
+
+    states: PyTree
+    code: Array
+    time: Array
+    state: PyTree
+    steps: Array
+
+
+class Simulator(eqx.Module):
+    """x at given times.
+
+    **Arguments**: `rhs(t, x, p, theta)` and `initial(p, theta)`, each with a last argument more, the condition, where
+    one is given; x any tree of arrays. `solver`: a diffrax solver; `rtol`, `atol`: of its local error; `max_steps`: of
+    each stretch between jumps; `doses`: `Doses`, or a function of (p, theta) that returns them; `breaks`: times at
+    which rhs jumps; `steady`: True starts from where rhs at t0 comes to rest, a function like rhs from where that does.
+    """
+
+    rhs: Callable
+    initial: Callable
+    solver: diffrax.AbstractSolver
+    t0: Array
+    rtol: Array
+    atol: Array
+    max_steps: int = eqx.field(static=True)
+    doses: Doses | Callable | None = None
+    breaks: Array | None = None
+    steady: bool | Callable = False
+
+    def __call__(self, times: Float[Array, " times"], p, theta, condition=None, adjoint=FORWARD) -> Trajectory:
+        given = (p, theta) if condition is None else (p, theta, condition)
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), self.initial(*given))
+        code, time, settling = jnp.asarray(REACHED), self.t0, 0
+        if self.steady:
+            state, code, settling = self._settle(state, given, adjoint)
+        at, jumps = self._jumps(state, given)
+
+        def stretch(carry, row):
+            state, code, time, steps = carry
+            begin, end, jump = row
+            state = state if jump is None else jax.tree.map(jnp.add, state, jump)
+            end = jnp.where(code == REACHED, end, begin)
+            found = self._solve(self.rhs, begin, end, state, jnp.clip(times, begin, end), given, adjoint)
+            states, state, code, time, taken = (*found[:2], jnp.maximum(code, found[2]), *found[3:])
+            return (state, code, time, steps + taken), states
+
+        carry = (state, code, time, jnp.asarray(settling))
+        if jumps is None:
+            (last, code, time, steps), states = stretch(carry, (self.t0, times[-1], None))
+        else:
+            ends = jnp.clip(at, self.t0, times[-1])
+            (last, code, time, steps), states = jax.lax.scan(stretch, carry, (ends[:-1], ends[1:], jumps))
+            which = jnp.sum(times[:, None] >= at[None, 1:-1], axis=1)
+            states = jax.tree.map(lambda leaf: leaf[which, jnp.arange(times.size)], states)
+        return Trajectory(states, code, time, last, steps)
+
+    def _jumps(self, state, given):
+        """The ends of the stretches between jumps, and what is added to the state at the start of each."""
+        doses = self.doses(*given) if callable(self.doses) else self.doses
+        if doses is None and self.breaks is None:
+            return None, None
+        none = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape)), state)
+        at, amounts = [], []
+        if doses is not None:
+            at.append(jnp.asarray(doses.times, float))
+            amounts.append(doses.amounts)
+        if self.breaks is not None:
+            at.append(self.breaks)
+            amounts.append(jax.tree.map(lambda leaf: jnp.repeat(leaf, self.breaks.size, axis=0), none))
+        order = jnp.argsort(jnp.concatenate(at))
+        amounts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *amounts)
+        at = jnp.concatenate([self.t0[None], jnp.concatenate(at)[order], jnp.full(1, jnp.inf)])
+        return at, jax.tree.map(lambda first, rest: jnp.concatenate([first, rest]), none, amounts)
+
+    def _solve(self, rhs, begin, end, state, times, given, adjoint):
+        """States at `times`, the last state, code, time reached and steps, of one stretch."""
+        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=SHORTEST * (end - begin))
+        at_times, at_end = diffrax.SubSaveAt(ts=times), diffrax.SubSaveAt(t1=True)
+        backwards = isinstance(adjoint, diffrax.BacksolveAdjoint)  # which allows no second thing to be saved
+        saveat = diffrax.SaveAt(subs=at_times if backwards else [at_times, at_end])
+        found = diffrax.diffeqsolve(
+            _term(rhs),
+            self.solver,
+            begin,
+            end,
+            None,
+            state,
+            given,
+            saveat=saveat,
+            stepsize_controller=control,
+            adjoint=adjoint,
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        states, last = (found.ys, found.ys) if backwards else found.ys
+        time = (found.ts if backwards else found.ts[1])[-1]
+        last = jax.tree.map(lambda leaf: leaf[-1], last)
+        # A stretch of no length takes no step, and saves none.
+        states = jax.tree.map(lambda leaf, start: jnp.where(_like(times <= begin, leaf), start, leaf), states, state)
+        return states, last, _code(found.result), time, found.stats["num_steps"]
+
+    def _settle(self, state, given, adjoint):
+        """Where the state comes to rest: over as long again as it has been moving it would move by less than rtol."""
+        moving = self.rhs if self.steady is True else self.steady
+        rtol, atol = SETTLED * self.rtol, SETTLED * self.atol
+
+        def rhs(t, x, *given):
+            return moving(self.t0, x, *given)
+
+        def at_rest(t, x, args, *, terms, **_):
+            moved = jax.tree.map(lambda v, x: jnp.max(jnp.abs(t * v) / (atol + rtol * jnp.abs(x))), rhs(t, x, *args), x)
+            return (t > 0) & (jax.tree.reduce(jnp.maximum, moved) < 1)
+
+        found = diffrax.diffeqsolve(
+            _term(rhs),
+            Rodas5P(),
+            0.0,
+            jnp.inf,
+            None,
+            state,
+            given,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            event=diffrax.Event(at_rest),
+            adjoint=REVERSE if isinstance(adjoint, diffrax.BacksolveAdjoint) else adjoint,
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        rested = found.result == diffrax.RESULTS.event_occurred
+        code = jnp.where(rested, REACHED, UNSETTLED)
+        return jax.tree.map(lambda leaf: leaf[0], found.ys), code, found.stats["num_steps"]
+
+
+def _term(rhs):
+    return diffrax.ODETerm(lambda t, x, given: rhs(t, x, *given))
+
+
+def _code(result) -> Array:
+    limit = jnp.where(result == diffrax.RESULTS.max_steps_reached, STEP_LIMIT, STUCK)
+    return jnp.where(result == diffrax.RESULTS.successful, REACHED, limit)
+
+
+def _like(mask, leaf):
+    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
