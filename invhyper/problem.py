@@ -128,7 +128,8 @@ class LowerLevel(eqx.Module):
 
     Class attributes: `host` (True: NumPy/SciPy, never traced), `keys` (theta's keys; None: any tree), `tags` (lineax
     tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level), `loss` (the loss of `HeldOut`
-    that belongs to this model; None: squared).
+    that belongs to this model; None: squared), `accuracy` (what simulations are made finer for until the hypergradient
+    is known to it, relatively; None: its error is estimated and left).
     """
 
     __getattribute__ = PLAIN_LOOKUP
@@ -137,6 +138,7 @@ class LowerLevel(eqx.Module):
     keys: ClassVar[tuple[str, ...] | None] = None
     tags: ClassVar[Any] = ()
     data: ClassVar[tuple[str, ...]] = ()
+    accuracy: ClassVar[float | None] = None
     loss: ClassVar[Callable | None] = None
 
     def solve(self, theta: PyTree, *, start: Solution | None = None, tol: float = 1e-8, throw: bool = True) -> Solution:
@@ -189,6 +191,14 @@ class LowerLevel(eqx.Module):
 
     def cold_start(self, theta: PyTree) -> Solution | None:
         """The Solution that a solve without `start` begins from: cold and warm calls share one compiled program."""
+        return None
+
+    def finer(self) -> "LowerLevel | None":
+        """The same with simulations at a tenth of their tolerances; None: nothing is simulated."""
+        return None
+
+    def explain(self, solution: Solution) -> str | None:
+        """What this lower level knows of why a solve failed, beyond its code; None: nothing."""
         return None
 
     def check(self, theta: PyTree) -> PyTree:
@@ -277,7 +287,10 @@ def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
         return solution
     code, error, steps = int(solution.result), float(solution.error), int(solution.steps)
     name = type(lower).__name__
-    if code == CONVERGED:
+    explained = None if code == CONVERGED else lower.explain(solution)
+    if explained is not None:
+        said = f"{name}: {explained}"
+    elif code == CONVERGED:
         said = f"{name} converged to {error:.1e} in {steps} steps"
     elif code == NOT_FINITE:
         advice = "check the data, the start and theta, or scale the problem"

@@ -52,6 +52,25 @@ class Together(LowerLevel):
     def loss(self):
         return self.lowers[0].loss
 
+    @property
+    def accuracy(self):
+        wanted = [lower.accuracy for lower in self.lowers if lower.accuracy is not None]
+        return min(wanted, default=None)
+
+    def finer(self):
+        finer = [lower.finer() for lower in self.lowers]
+        if all(lower is None for lower in finer):
+            return None
+        return Together([new or old for new, old in zip(finer, self.lowers, strict=True)])
+
+    def explain(self, solution):
+        for lower, part in zip(self.lowers, self._parts(solution), strict=True):
+            part = Solution(part.x, result=solution.result, memo=part.memo)
+            explained = lower.explain(part)
+            if explained is not None:
+                return explained
+        return None
+
     def check(self, theta):
         for lower in self.lowers:
             checked = lower.check(theta)

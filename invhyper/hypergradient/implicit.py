@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import linear_solvers, tree
+from invhyper.hypergradient import discretisation
 from invhyper.hypergradient.adjoint import (
     adjoint_tol,
     apply_transpose,
@@ -85,7 +86,9 @@ class Implicit(eqx.Module):
     ) -> Evaluation:
         theta = problem.lower.check(theta)
         compute = _on_host if problem.lower.host else _compiled
-        evaluation = compute(self, problem, theta, warm, tol, throw)
+        evaluation = discretisation.with_error(
+            lambda problem, warm: compute(self, problem, theta, warm, tol, throw), problem, warm, throw
+        )
         if throw:
             _raise_if_bad(evaluation, theta, tol, adjoint_tol(self.linear_solver, tol))
         return evaluation

@@ -1,0 +1,261 @@
+"""A model of measurements: simulate, observe, weigh by the noise; with derivatives of first and second order."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from invhyper.lower.levenberg_marquardt import Local
+from invhyper.lower.measurements import Measurements
+from invhyper.lower.simulator import FORWARD, REACHED, REVERSE, Doses, Simulator, Trajectory
+
+# Up to so many parameters (of both levels) derivatives are taken forward; a column then costs less than a sweep back.
+FEW = 60
+
+
+class Terms(NamedTuple):
+    """The parts of the objective 1/2 |residual|^2 + log_noise + prior."""
+
+    residual: Float[Array, " n"]
+    log_noise: Array
+    prior: Array
+
+    @property
+    def value(self):
+        return 0.5 * jnp.sum(self.residual**2) + self.log_noise + self.prior
+
+
+class OdeModel(eqx.Module):
+    """What is measured, as a function of p and theta; see `Calibration` for the arguments."""
+
+    simulator: Simulator
+    observe: Callable
+    noise: Array | Callable
+    prior: Callable | None
+    adjoint: diffrax.AbstractAdjoint | None = eqx.field(static=True)
+
+    def trajectories(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Trajectory:
+        """The states at the measured times, with a leading axis of conditions where there are some."""
+        if measured.conditions is None:
+            return self.simulator(measured.times, p, theta, None, adjoint)
+        return jax.vmap(lambda times, condition: self.simulator(times, p, theta, condition, adjoint))(
+            measured.times, measured.conditions
+        )
+
+    def observed(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Float[Array, "*conditions T observables"]:
+        """observe() along the trajectories, infinite where a simulation failed."""
+
+        def one(times, condition):
+            given = (p, theta) if condition is None else (p, theta, condition)
+            found = self.simulator(times, p, theta, condition, adjoint)
+            seen = jax.vmap(lambda t, x: self.observe(t, x, *given))(times, found.states)
+            return jnp.where(found.code == REACHED, seen.reshape(times.size, -1), jnp.inf)
+
+        if measured.conditions is None:
+            return one(measured.times, None)
+        return jax.vmap(one)(measured.times, measured.conditions)
+
+    def terms(self, measured: Measurements, p, theta, seen) -> Terms:
+        """The parts of the objective for what was observed."""
+        noise = self.deviations(measured, p, theta)
+        residual = jnp.where(measured.mask, (measured.values - seen) / noise, 0.0)
+        log_noise = jnp.sum(jnp.where(measured.mask, jnp.log(noise), 0.0)) if callable(self.noise) else jnp.asarray(0.0)
+        prior = jnp.asarray(0.0) if self.prior is None else jnp.asarray(self.prior(p, theta))
+        return Terms(residual.ravel(), log_noise, prior)
+
+    def deviations(self, measured: Measurements, p, theta) -> Float[Array, "*conditions T observables"]:
+        """The standard deviation of every measured value."""
+        if not callable(self.noise):
+            return jnp.broadcast_to(self.noise, measured.values.shape)
+        if measured.conditions is None:
+            rows = self.noise(p, theta)
+        else:
+            rows = jax.vmap(lambda condition: self._row(measured, self.noise(p, theta, condition)))(measured.conditions)
+        return jnp.where(measured.mask, self._row(measured, rows), 1.0)
+
+    @staticmethod
+    def _row(measured, noise):
+        """One standard deviation a value: given as a number, one an observable, one a time, or all."""
+        noise = jnp.asarray(noise, float)
+        noise = noise[..., None] if measured.flat and noise.ndim else noise
+        return jnp.broadcast_to(noise, (*jnp.shape(noise)[:-2], *measured.values.shape[-2:]))
+
+    def forward(self, size: int) -> bool:
+        """Whether derivatives in `size` parameters are taken in forward mode."""
+        return size <= FEW if self.adjoint is None else isinstance(self.adjoint, diffrax.ForwardMode)
+
+    @property
+    def backward(self) -> diffrax.AbstractAdjoint:
+        """The adjoint of reverse mode."""
+        return REVERSE if self.adjoint is None or isinstance(self.adjoint, diffrax.ForwardMode) else self.adjoint
+
+
+def observations(model: OdeModel, measured: Measurements, p, theta) -> Float[Array, "*conditions T observables"]:
+    """`model.observed`, differentiable in p and theta in either mode and any order.
+
+    Forward: a rule that contains the whole Jacobian, so that reverse mode works as well, and without a second
+    simulation. Else the checkpointed adjoint, once and in reverse only.
+    """
+    size = ravel_pytree((p, theta))[0].size
+    if not model.forward(size):
+        return model.observed(measured, p, theta, model.backward)
+    return _observations((p, theta), model, measured)
+
+
+@eqx.filter_custom_jvp
+def _observations(inputs, model, measured):
+    return model.observed(measured, *inputs)
+
+
+@_observations.def_jvp
+def _observations_jvp(primals, tangents):
+    (inputs, model, measured), (moved, *others) = primals, tangents
+    if any(leaf is not None for leaf in jax.tree.leaves(others)):
+        raise TypeError(
+            "a simulation is differentiable in p and theta; something else that it holds (times, conditions, tolerances) "
+            "is being differentiated: make it part of theta"
+        )
+    leaves, structure = jax.tree.flatten(inputs)
+    slopes = structure.flatten_up_to(moved)
+    active = [i for i, slope in enumerate(slopes) if slope is not None]
+    flat, unravel = ravel_pytree([leaves[i] for i in active])
+
+    def along(v):
+        def seen(flat):
+            filled = list(leaves)
+            for i, leaf in zip(active, unravel(flat), strict=True):
+                filled[i] = leaf
+            return model.observed(measured, *jax.tree.unflatten(structure, filled))
+
+        return jax.jvp(seen, (flat,), (v,))
+
+    seen, columns = jax.vmap(along, out_axes=(None, -1))(jnp.eye(flat.size))
+    return seen, columns @ ravel_pytree([slopes[i] for i in active])[0]
+
+
+def objective(model: OdeModel, measured: Measurements, p, theta) -> Array:
+    """1/2 |residual|^2 + log_noise + prior."""
+    return model.terms(measured, p, theta, observations(model, measured, p, theta)).value
+
+
+def first_order(model: OdeModel, measured: Measurements, unravel: Callable, x: Float[Array, " p"], theta) -> Local:
+    """Value and slope in p, with the Gauss-Newton curvature J^T J + d^2 prior."""
+    return _gauss_newton(model, measured, unravel, x, theta, x.size)
+
+
+def second_order(model, measured, unravel, x, theta, gauss_newton: bool = False) -> Local:
+    """Value, slope and the second derivatives [A B] in p and (p, theta) in `more`: exact, or of Gauss-Newton."""
+    flat, unravel_theta = ravel_pytree(theta)
+    both = jnp.concatenate([x, flat])
+    if gauss_newton:
+        return _gauss_newton(model, measured, unravel, x, theta, both.size)
+    if not model.forward(both.size):
+        return _backwards(model, measured, unravel, x, theta)
+
+    def slope(both):
+        theta = unravel_theta(both[x.size :])
+        local = first_order(model, measured, unravel, both[: x.size], theta)
+        return local.slope, local
+
+    def column(v):
+        slope_, moved, local = jax.jvp(slope, (both,), (v,), has_aux=True)
+        return moved, local
+
+    more, local = jax.vmap(column, out_axes=(1, None))(jnp.eye(both.size))
+    return local._replace(curvature=more[:, : x.size], more=more)
+
+
+def _gauss_newton(model, measured, unravel, x, theta, columns: int) -> Local:
+    """`first_order`, with [A B] of Gauss-Newton in `more` if there are more columns than parameters."""
+    flat, unravel_theta = ravel_pytree(theta)
+    both = jnp.concatenate([x, flat]) if columns > x.size else x
+
+    def split(both):
+        return unravel(both[: x.size]), unravel_theta(both[x.size :]) if columns > x.size else theta
+
+    def terms(both):
+        p, theta = split(both)
+        return model.terms(measured, p, theta, model.observed(measured, p, theta))
+
+    def prior(both):
+        return jnp.asarray(0.0) if model.prior is None else jnp.asarray(model.prior(*split(both)))
+
+    found, moved = jax.vmap(lambda v: jax.jvp(terms, (both,), (v,)), out_axes=(None, 0))(jnp.eye(columns))
+    J = moved.residual
+    slope = J @ found.residual + moved.log_noise + moved.prior
+    curvature = J[: x.size] @ J.T
+    if model.prior is not None:
+        curvature = curvature + jax.hessian(prior)(both)[: x.size]
+    size = jnp.linalg.norm(found.residual)
+    more = curvature if columns > x.size else None
+    return Local(x, found.value, slope[: x.size], curvature[:, : x.size], size, more)
+
+
+def _backwards(model, measured, unravel, x, theta) -> Local:
+    """`second_order` by one sweep back a parameter, through the equations for the derivative along it."""
+    local = first_order(model, measured, unravel, x, theta)
+
+    def along(v):
+        def slope(x, theta):
+            return directional(model, measured, unravel(x), theta, unravel(v))
+
+        in_p, in_theta = jax.grad(slope, argnums=(0, 1))(x, theta)
+        return jnp.concatenate([in_p, ravel_pytree(in_theta)[0]])
+
+    more = jax.lax.map(along, jnp.eye(x.size))
+    return local._replace(curvature=more[:, : x.size], more=more)
+
+
+def directional(model: OdeModel, measured: Measurements, p, theta, v: PyTree) -> Array:
+    """The derivative of the objective in p along v, from the equations that x and dx obey together.
+
+    One sweep back through it gives a column of the Hessian: diffrax's checkpointed adjoint has no second derivative.
+    Times of doses are taken not to depend on p.
+    """
+    pair = paired(model).observed(measured, (p, v), theta, model.backward)
+    seen, moved = jnp.split(pair, 2, axis=-1)
+    return jax.jvp(lambda p, seen: model.terms(measured, p, theta, seen).value, (p, seen), (v, moved))[1]
+
+
+def floating(numbers: PyTree) -> PyTree:
+    """A tree of numbers as one of floating-point arrays."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), numbers)
+
+
+def paired(model: OdeModel) -> OdeModel:
+    """The model of (x, dx) with parameters (p, v): dx is the derivative of x along v."""
+
+    def moving(f):
+        def along(t, pair, both, *rest):
+            (x, dx), (p, v) = pair, both
+            return jax.jvp(lambda x, p: f(t, x, p, *rest), (x, p), (dx, v))
+
+        return along
+
+    def starting(f):
+        return lambda both, *rest: jax.jvp(lambda p: floating(f(p, *rest)), both[:1], both[1:])
+
+    def doses(both, *rest):
+        given = model.simulator.doses
+        found, moved = starting(given if callable(given) else lambda *_: given)(both, *rest)
+        return Doses(found.times, (found.amounts, moved.amounts))
+
+    def observe(t, pair, both, *rest):
+        seen, moved = moving(model.observe)(t, pair, both, *rest)
+        return jnp.concatenate([jnp.ravel(seen), jnp.ravel(moved)])
+
+    alone = model.simulator
+    simulator = replace(
+        alone,
+        rhs=moving(alone.rhs),
+        initial=starting(alone.initial),
+        doses=None if alone.doses is None else doses,
+        steady=moving(alone.steady) if callable(alone.steady) else alone.steady,
+    )
+    return replace(model, simulator=simulator, observe=observe)
