@@ -127,7 +127,8 @@ class LowerLevel(eqx.Module):
     automatic differentiation) or `linearise`.
 
     Class attributes: `host` (True: NumPy/SciPy, never traced), `keys` (theta's keys; None: any tree), `tags` (lineax
-    tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level), `loss` (the loss of `HeldOut`
+    tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level),
+    `constant` (beginnings of the dotted names that it may not ask of a traced one), `loss` (the loss of `HeldOut`
     that belongs to this model; None: squared), `accuracy` (what simulations are made finer for until the hypergradient
     is known to it, relatively; None: its error is estimated and left).
     """
@@ -138,6 +139,7 @@ class LowerLevel(eqx.Module):
     keys: ClassVar[tuple[str, ...] | None] = None
     tags: ClassVar[Any] = ()
     data: ClassVar[tuple[str, ...]] = ()
+    constant: ClassVar[tuple[str, ...]] = ()
     accuracy: ClassVar[float | None] = None
     loss: ClassVar[Callable | None] = None
 

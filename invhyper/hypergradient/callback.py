@@ -27,8 +27,7 @@ def implicit_layer(lower: LowerLevel, method, tol: float) -> Callable[[PyTree], 
     def solve_forward(arrays, theta):
         wanted = _perturbed_fields(arrays)
         arrays, theta = (jax.tree.map(lambda p: p.value, t, is_leaf=_is_primal) for t in (arrays, theta))
-        if lower.host:
-            _refuse(lower, wanted)
+        _refuse(lower, wanted)
         x, solution = forward(static, arrays, theta, tol)
         return x, (arrays, theta, solution)
 
@@ -68,10 +67,18 @@ def _is_primal(leaf) -> bool:
     return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
 
 
+def _is_zero(leaf) -> bool:
+    return isinstance(leaf, jax.custom_derivatives.SymbolicZero)
+
+
+def _instantiated(leaf):
+    return jnp.zeros(leaf.shape, leaf.dtype) if _is_zero(leaf) else leaf
+
+
 def _perturbed_fields(arrays) -> set[str]:
-    """Names of the lower level's fields that the caller differentiates."""
+    """Dotted names of the arrays of the lower level that the caller differentiates."""
     found = jax.tree_util.tree_leaves_with_path(arrays, is_leaf=_is_primal)
-    return {_field(path) for path, leaf in found if leaf.perturbed}
+    return {jax.tree_util.keystr(path, simple=True, separator=".") for path, leaf in found if leaf.perturbed}
 
 
 def _field(path) -> str:
@@ -79,7 +86,10 @@ def _field(path) -> str:
 
 
 def _refuse(lower, wanted):
-    refused = sorted(wanted - set(lower.data))
+    if lower.host:
+        refused = sorted({name.split(".")[0] for name in wanted} - set(lower.data))
+    else:
+        refused = sorted(name for name in wanted if name.startswith(lower.constant))
     if refused:
         offered = ", ".join(repr(name) for name in lower.data) or "none"
         raise TypeError(
@@ -106,6 +116,7 @@ def _traced_forward(static, arrays, theta, tol):
 def _traced_backward(static, arrays, theta, solution, cotangent, method, tol):
     lower = eqx.combine(arrays, static)
     linearisation = lower.linearise(solution, theta)
+    cotangent = jax.tree.map(_instantiated, cotangent, is_leaf=_is_zero)
     rhs = linearisation.P_transpose(cotangent)
     z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, None, tol, host=False)
     most = adjoint_tol(method.linear_solver, tol)

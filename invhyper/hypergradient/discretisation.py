@@ -48,7 +48,8 @@ def with_error(evaluate: Callable, problem: Bilevel, warm: Evaluation | None, th
         best, evaluation = evaluation, again
     if throw:
         raise NotConverged(
-            f"the gradient is known to {known / max(size, np.finfo(float).tiny):.1e} of itself at simulation tolerances "
-            f"a factor 1e{1 - MOST} of those given, not to accuracy = {accuracy:g}: ask for less, or scale the model"
+            f"the gradient is known to {known / max(size, np.finfo(float).tiny):.1e} of itself with simulation "
+            f"tolerances of 1e{1 - MOST} times those given, not to accuracy = {accuracy:g}: ask for less, or scale the "
+            "model"
         )
     return best

@@ -63,7 +63,7 @@ def error(local: Local, lower, upper) -> Array:
 def blank(x: Float[Array, " p"], width: int | None = None) -> Local:
     """x before the objective has been looked at; `width`: the columns of `more`."""
     more = None if width is None else jnp.zeros((x.size, width))
-    return Local(x, jnp.asarray(jnp.inf), jnp.zeros(x.size), jnp.eye(x.size), jnp.zeros(()), more)
+    return Local(x, jnp.asarray(jnp.inf, x.dtype), jnp.zeros(x.size), jnp.eye(x.size), jnp.zeros(()), more)
 
 
 def descend(model: Callable, local: Local, lower, upper, damping: float, target: float, max_steps: int) -> Found:

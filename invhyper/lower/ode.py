@@ -1,7 +1,7 @@
 """Calibration: kinetic parameters of an ordinary differential equation, fitted by least squares."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -43,18 +43,18 @@ class Calibration(LowerLevel):
     The sum of log noise is there where `noise` is a function, so that the objective is a negative log-likelihood.
 
     **Arguments**: `rhs(t, state, p, theta)`, `initial(p, theta)`, `observe(t, state, p, theta)`: JAX functions; with
-    `conditions` each takes the condition as a last argument more. `times` (T,), increasing, from `t0` on; `data` (T,) or
-    (T, observables); `mask`: True where data was measured; `noise`: standard deviation, a number, an array like data, or
-    a function (p, theta) that returns either. `start`: p of a cold start, any tree of numbers; `bounds`: (lower, upper),
-    numbers or trees like `start`; `prior(p, theta)`: a scalar. `conditions`: a list of trees, one per experiment (doses,
-    inputs), and then `times`, `data`, `mask` are lists as well (`times` may be shared). `doses`: `Doses`, or a function
-    (p, theta) that returns them; `breaks`: times at which rhs jumps; `steady`: True starts each experiment from where
-    rhs at t0 comes to rest, a function like rhs from where that one does. `solver`: a diffrax solver; None chooses an
-    explicit one or `Rodas5P` by the stiffness at the first theta. `rtol`, `atol`, `max_steps`: of the simulation;
-    `adjoint`: a diffrax adjoint, None for forward mode where there are few parameters and checkpointed reverse mode
-    else; `gauss_newton`: True leaves the second derivatives of the simulation out of the hypergradient;
-    `certify`: True tightens rtol and atol until the hypergradient is known to `accuracy`, or says that it cannot be.
-    `fit_steps`: of the fit.
+    `conditions` each takes the condition as one argument more. `times` (T,), increasing, from `t0` on; `data` (T,) or
+    (T, observables); `mask`: True where data was measured; `noise`: standard deviation, a number, an array like data,
+    or a function (p, theta) that returns either. `start`: p of a cold start, any tree of numbers; `bounds`: (lower,
+    upper), numbers or trees like `start`; `prior(p, theta)`: a scalar. `conditions`: a list of trees, one for each
+    experiment (doses, inputs), and then `times`, `data`, `mask` are lists as well (`times` may be shared). `doses`:
+    `Doses`, or a function (p, theta) that returns them; `breaks`: times at which rhs jumps; `steady`: True starts each
+    experiment from where rhs at t0 comes to rest, a function like rhs from where that one does. `solver`: a diffrax
+    solver; None chooses an explicit one or `Rodas5P` by the stiffness at the first theta. `rtol`, `atol`, `max_steps`:
+    of the simulation; `adjoint`: a diffrax adjoint, None for forward mode where there are few parameters and
+    checkpointed reverse mode else; `gauss_newton`: True leaves the second derivatives of the simulation out of the
+    hypergradient; `certify`: True tightens rtol and atol until the hypergradient is known to `accuracy`, or says that
+    it cannot be. `fit_steps`: of the fit.
 
     The error of a solution is |D^-1/2 g| over the larger of the residual's norm and |D^1/2 p|, with g the slope and D
     the diagonal of the curvature, on the parameters that no bound holds: it is free of units. Raises ValueError at the
@@ -73,6 +73,8 @@ class Calibration(LowerLevel):
 
     Bock (1983), doi:10.1007/978-3-642-68220-9; Raue et al. (2013), doi:10.1371/journal.pone.0074335.
     """
+
+    constant: ClassVar = ("model", "measured.times", "measured.conditions", "floor", "ceiling")
 
     model: OdeModel
     measured: Measurements
@@ -233,8 +235,13 @@ class Calibration(LowerLevel):
 
     def defect(self, solution, theta):
         x, unravel = ravel_pytree(solution.x)
-        local = first_order(self.chosen(), self.measured, unravel, x, theta)
-        return jnp.where(lm.free(local, self.floor, self.ceiling), local.slope, 0.0)
+        # Differentiable in the values alone (`constant`): nothing else that is held takes part in reverse mode.
+        arrays, rest = eqx.partition((self.chosen(), self.measured), eqx.is_array)
+        model, measured = eqx.combine(jax.lax.stop_gradient(arrays), rest)
+        local = first_order(model, measured, unravel, x, theta)
+        measured = eqx.tree_at(lambda m: m.values, measured, self.measured.values)
+        slope = ravel_pytree(jax.grad(lambda p: objective(model, measured, p, theta))(unravel(x)))[0]
+        return jnp.where(lm.free(local, self.floor, self.ceiling), slope, 0.0)
 
     def shifted(self, solution, step):
         x, unravel = ravel_pytree(solution.x)

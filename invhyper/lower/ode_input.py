@@ -62,7 +62,8 @@ def noise(value, measured):
         np.broadcast_shapes(value.shape, measured.values.shape)
     except ValueError:
         raise ValueError(
-            f"{NAME} noise has shape {value.shape}: a number, or a shape that fits data {measured.values.shape}, is wanted"
+            f"{NAME} noise has shape {value.shape}: a number, or a shape that fits data {measured.values.shape}, is "
+            "wanted"
         ) from None
     return jnp.asarray(value)
 

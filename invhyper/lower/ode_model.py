@@ -118,8 +118,8 @@ def _observations_jvp(primals, tangents):
     (inputs, model, measured), (moved, *others) = primals, tangents
     if any(leaf is not None for leaf in jax.tree.leaves(others)):
         raise TypeError(
-            "a simulation is differentiable in p and theta; something else that it holds (times, conditions, tolerances) "
-            "is being differentiated: make it part of theta"
+            "a simulation is differentiable in p and theta; something else that it holds (times, conditions, "
+            "tolerances) is being differentiated: make it part of theta"
         )
     leaves, structure = jax.tree.flatten(inputs)
     slopes = structure.flatten_up_to(moved)
