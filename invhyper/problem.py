@@ -254,6 +254,26 @@ def nearest(key, names) -> str | None:
     return names[near[0]] if near else None
 
 
+def call(function: Callable, theta: PyTree, name: str, slips=()):
+    """function(theta); ValueError for a key that theta lacks, with the one of `slips` that it may be a slip of.
+
+    `name` is what the sentence calls the function.
+    """
+    try:
+        return function(theta)
+    except KeyError as error:
+        known = tree.paths(theta)
+        if not error.args or error.args[0] in known:
+            raise  # of another dict
+        key = error.args[0]
+        near = nearest(key, slips)
+        hint = f" (is {near!r} a slip?)" if near else ""
+        has = _listed(known) or "no keys"
+        raise ValueError(
+            f"{name} looks up {key!r}, which theta lacks{hint}: theta has {has}; add the key or rename it"
+        ) from error
+
+
 def _listed(names) -> str:
     return ", ".join(repr(name) for name in names)
 

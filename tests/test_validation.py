@@ -106,6 +106,12 @@ def test_held_out_measurements_of_an_operator_that_theta_moves(picture):
         ih.HeldOut(lambda theta: np.eye(2), y)(x, {})
     with pytest.raises(ValueError, match=r"HeldOut A gives arrays of shape \(3,\); y has shape \(6, 7\)"):
         ih.HeldOut(lambda theta: ih.Identity((3,)), y)(x, {})
+    with pytest.raises(ValueError, match=r"HeldOut A\(theta\) looks up 'width', which theta lacks: theta has 'weight'"):
+        criterion(x, {"weight": 0.1})
+    with pytest.raises(ValueError, match=r"which theta lacks: theta has no keys"):
+        criterion(x, {})
+    with pytest.raises(KeyError, match="weight"):  # of a dict that is not theta
+        ih.HeldOut(lambda theta: {}["weight"], y)(x, {"weight": 0.1})
 
 
 @pytest.mark.parametrize(

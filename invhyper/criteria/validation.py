@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from invhyper.operators.mask import Mask
 from invhyper.operators.operator import Composition, Operator
 from invhyper.operators.sparse import Sparse
-from invhyper.problem import Bilevel
+from invhyper.problem import Bilevel, call
 from invhyper.together import Together
 
 
@@ -75,7 +75,8 @@ class HeldOut(eqx.Module):
     `Mask(keep) @ K`, only the entries kept count: they are the m of the mean, and y may hold anything elsewhere (with
     a function of theta, any number). `loss(prediction, y)` per entry; None is the loss of the lower level it meets in
     `Bilevel`: `squared` for regressions and images, `log_loss` for `Logistic` (whose labels 0/1 become -1/+1). If A is
-    a matrix and x has p + 1 entries, the last is the intercept. Raises ValueError for shapes and for NaN.
+    a matrix and x has p + 1 entries, the last is the intercept. Raises ValueError for shapes, for
+    NaN, and for a key that A looks up and theta lacks.
 
     >>> import numpy as np, invhyper as ih
     >>> float(ih.HeldOut(np.eye(2), np.zeros(2))(np.ones(2), {}))
@@ -128,7 +129,7 @@ class HeldOut(eqx.Module):
         return jnp.mean((self.loss or squared)(prediction, self.y))
 
     def _at(self, theta) -> Operator:
-        operator = self.A(theta)
+        operator = call(self.A, theta, "HeldOut A(theta)")
         if not isinstance(operator, Operator):
             raise TypeError(f"HeldOut A(theta) is a {type(operator).__name__}: an Operator is wanted")
         operator = operator.at(self.y.shape) if operator.shape_out is None else operator

@@ -19,7 +19,7 @@ from invhyper.lower.bregman_solve import solve
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
 from invhyper.penalties import Penalty, check_switch
-from invhyper.problem import LowerLevel, Solution, check_theta, nearest
+from invhyper.problem import LowerLevel, Solution, call, check_theta, nearest
 
 
 class SumOfNorms(LowerLevel):
@@ -129,19 +129,8 @@ class SumOfNorms(LowerLevel):
             return Identity(tuple(self.y.shape))
         if not self.moves:
             return self.forward
-        try:
-            forward = self.forward(theta)
-        except KeyError as error:
-            known = tree.paths(theta)
-            if not error.args or error.args[0] in known:
-                raise  # of another dict
-            key = error.args[0]
-            near = nearest(key, [name for name in known if name not in self.penalties])
-            hint = f" (is {near!r} a slip?)" if near else ""
-            raise ValueError(
-                f"{type(self).__name__} forward(theta) looks up {key!r}, which theta lacks{hint}: theta has "
-                f"{', '.join(map(repr, known))}; add the key or rename it"
-            ) from error
+        others = [name for name in tree.paths(theta) if name not in self.penalties]
+        forward = call(self.forward, theta, f"{type(self).__name__} forward(theta)", others)
         if not isinstance(forward, Operator):
             kind = type(forward).__name__
             raise TypeError(f"{type(self).__name__} forward(theta) is a {kind}: an Operator is wanted")
