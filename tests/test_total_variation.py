@@ -371,3 +371,8 @@ def test_zero_weight_is_welcome_where_the_operator_sees_everything():
     np.testing.assert_allclose(x.ravel(), wanted, rtol=0, atol=1e-9)
     half = PIXELS * (np.arange(12) > 5)
     assert np.all(np.isfinite(gradient(ih.TotalVariation(Y), half, SCENE).gradient["weight"]))
+
+
+@pytest.mark.parametrize("weight, regions", [(10.0, ": 1 flat region,"), (0.2, ": 2 flat regions,")])
+def test_result_counts_the_regions(weight, regions):
+    assert regions in ih.solve(ih.TotalVariation(np.array([0.0, 0.0, 1.0, 1.0])), {"weight": weight}).result

@@ -309,5 +309,6 @@ def _sentence(lower, found: Polished, how: str, tol: float) -> str:
             f"{name} stopped at {found.certified:.1e}, above tol {tol:.1e}, after {how}: its stratum could not be told "
             "from its neighbours; change theta a little (it may be next to a kink), or loosen tol"
         )
-    regions = f"{found.regions.count} flat regions" if found.constraints is None else f"{found.regions.count} regions"
+    count = found.regions.count
+    regions = f"{count} {'flat ' if found.constraints is None else ''}region{'' if count == 1 else 's'}"
     return f"{name} converged to {found.certified:.1e} in {how}: {regions}, duality gap {found.gap:.1e}"
