@@ -16,7 +16,8 @@ class Differences(Operator):
         order 2:  (D u)[k, i] = u[i + e_k] - 2 u[i] + u[i - e_k]
 
     The `boundary` says what u is beyond the border: "neumann" its mirror image (the last difference of order 1 is 0:
-    there is no edge), "periodic" the opposite end, "zero" nothing.
+    there is no edge), "periodic" the opposite end, "zero" nothing. Second differences of a ramp therefore vanish inside
+    but not at the border, and a penalty on them bends a ramp there.
 
     **Arguments**: `shape` of the images, a tuple (n,), (rows, cols), ...; `boundary`; `order` 1 or 2. The output has
     shape `(len(shape), *shape)`.
@@ -26,6 +27,8 @@ class Differences(Operator):
     >>> import numpy as np, invhyper as ih
     >>> ih.Differences((2, 3)).mv(np.array([[0.0, 1.0, 3.0], [5.0, 5.0, 5.0]])).tolist()
     [[[5.0, 4.0, 2.0], [0.0, 0.0, 0.0]], [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]]
+    >>> ih.Differences((4,), order=2).mv(np.array([1.0, 2.0, 3.0, 4.0])).tolist()
+    [[1.0, 0.0, 0.0, -1.0]]
 
     Strang (1999), doi:10.1137/S0036144598336745, for the cosine transform that diagonalises D^T D.
     """
