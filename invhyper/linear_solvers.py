@@ -152,10 +152,10 @@ class Neumann(LinearSolver):
         return step * total
 
 
-def largest_eigenvalue(matvec, like: PyTree, steps: int = 60):
+def largest_eigenvalue(matvec, like: PyTree, steps: int = 60, margin: float = 1.02):
     """An upper estimate of the largest |eigenvalue| of a symmetric operator: power iteration from a fixed random start.
 
-    Power iteration approaches from below, so 2 % are added: a step 1/L that is a little short does no harm.
+    Power iteration approaches from below, so `margin` adds 2 %: a step 1/L that is a little short does no harm.
     """
     if isinstance(like, np.ndarray):
         v = np.random.default_rng(0).standard_normal(like.shape)
@@ -163,7 +163,7 @@ def largest_eigenvalue(matvec, like: PyTree, steps: int = 60):
             v = matvec(v / np.linalg.norm(v))
             if not np.any(v):
                 return 1.0
-        return 1.02 * float(np.linalg.norm(v))
+        return margin * float(np.linalg.norm(v))
     flat, unravel = ravel_pytree(like)
     start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
 
@@ -172,7 +172,7 @@ def largest_eigenvalue(matvec, like: PyTree, steps: int = 60):
         return ravel_pytree(matvec(unravel(v / jnp.where(size == 0, 1, size))))[0]
 
     size = jnp.linalg.norm(jax.lax.fori_loop(0, steps, improve, start))
-    return 1.02 * jnp.where(size == 0, 1, size)
+    return margin * jnp.where(size == 0, 1, size)
 
 
 def choose(operator: lx.AbstractLinearOperator, singular: bool = False) -> LinearSolver | lx.AbstractLinearSolver:

@@ -15,6 +15,7 @@ import scipy.fft
 import scipy.sparse
 import scipy.sparse.linalg as ssl
 
+from invhyper.iterations.sizes import size_of
 from invhyper.operators import Operator
 from invhyper.strata.reduced import cholesky
 
@@ -172,14 +173,3 @@ class _Multiple:
 
     def symbol(self, basis):
         return np.full(self.shape_in, self.level)
-
-
-def size_of(operator: Operator, steps: int = 40) -> float:
-    """The largest eigenvalue of K^T K, by power iteration in NumPy from a fixed start."""
-    v = np.random.default_rng(0).standard_normal(operator.shape_in)
-    for _ in range(steps):
-        length = float(np.linalg.norm(v))
-        if length == 0.0:
-            return 1.0
-        v = np.asarray(operator.rmv(operator.mv(v / length)))
-    return float(np.linalg.norm(v)) or 1.0

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import scipy.sparse
 
-from invhyper.iterations.normal import gram, size_of
+from invhyper.iterations.normal import gram
 from invhyper.iterations.pdhg import PDHG
-from invhyper.iterations.sizes import size_of_symbol
+from invhyper.iterations.sizes import size_of, size_of_symbol
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
 from invhyper.problem import NotConverged, Solution
