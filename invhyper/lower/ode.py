@@ -141,7 +141,7 @@ class Calibration(LowerLevel):
     def simulate(self, p: PyTree, theta: PyTree, times=None) -> Float[Array, "*conditions T observables"]:
         """What would be observed at `times` (those of the data if None), in the shape of data.
 
-        Differentiable in p and theta, in either mode. Infinite where the simulation fails.
+        Differentiable in p and theta, in either mode. NaN where the simulation fails.
         """
         measured = self.measured if times is None else self.measured.at(times)
         seen = observations(self.chosen(), measured, p, theta)
@@ -249,7 +249,7 @@ class Calibration(LowerLevel):
 
     def explain(self, solution):
         """Where and why the model cannot be simulated, if that is what stopped the fit."""
-        if int(solution.result) != NOT_FINITE:
+        if np.isfinite(float(solution.error)):
             return None
         return failure(self.chosen(), self.measured, solution.x, solution.memo.theta)
 

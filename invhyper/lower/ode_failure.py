@@ -5,14 +5,14 @@ import numpy as np
 
 from invhyper import tree
 from invhyper.lower.measurements import Measurements
-from invhyper.lower.simulator import REACHED, STEP_LIMIT, UNSETTLED
+from invhyper.lower.simulator import IRREVERSIBLE, REACHED, STEP_LIMIT, UNSETTLED
 
 SHOWN = 12
 
 
 def failure(model, measured: Measurements, p, theta) -> str | None:
     """The sentence, or None where every simulation ends and only the objective is not finite."""
-    found = jax.jit(lambda p, theta: model.trajectories(measured, p, theta))(p, theta)
+    found = jax.jit(lambda p, theta: model.trajectories(measured, p, theta, model.checked))(p, theta)
     codes = np.atleast_1d(np.asarray(found.code))
     parameters = f"p = {numbers(p)}"
     if not np.any(codes != REACHED):
@@ -28,6 +28,11 @@ def failure(model, measured: Measurements, p, theta) -> str | None:
     code = int(codes[which])
     if code == UNSETTLED:
         what = f"came to no rest in {steps} steps: it may oscillate or grow; start from t0 without steady"
+    elif code == IRREVERSIBLE:
+        what = (
+            f"cannot be run backwards: from t = {time:g} it misses the state that it came from, so that the gradients "
+            "of BacksolveAdjoint are wrong; leave adjoint out"
+        )
     elif code == STEP_LIMIT:
         what = f"stopped at t = {time:g} after {steps} steps: raise max_steps, loosen rtol, or bound the parameters"
     else:

@@ -49,13 +49,15 @@ class OdeModel(eqx.Module):
         )
 
     def observed(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Float[Array, "*conditions T observables"]:
-        """observe() along the trajectories, infinite where a simulation failed."""
+        """observe() along the trajectories, NaN (derivatives as well) where a simulation failed."""
 
         def one(times, condition):
             given = (p, theta) if condition is None else (p, theta, condition)
             found = self.simulator(times, p, theta, condition, adjoint)
             seen = jax.vmap(lambda t, x: self.observe(t, x, *given))(times, found.states)
-            return jnp.where(found.code == REACHED, seen.reshape(times.size, -1), jnp.inf)
+            failed = jnp.where(found.code == REACHED, 0.0, jnp.nan)
+            # Times p and theta, so that a failure reaches their derivatives whatever the adjoint makes of NaN.
+            return seen.reshape(times.size, -1) + failed * jnp.sum(ravel_pytree((p, theta))[0])
 
         if measured.conditions is None:
             return one(measured.times, None)
@@ -89,6 +91,11 @@ class OdeModel(eqx.Module):
     def forward(self, size: int) -> bool:
         """Whether derivatives in `size` parameters are taken in forward mode."""
         return size <= FEW if self.adjoint is None else isinstance(self.adjoint, diffrax.ForwardMode)
+
+    @property
+    def checked(self) -> diffrax.AbstractAdjoint:
+        """What simulations are looked at with for failures: of `BacksolveAdjoint` its own count."""
+        return self.adjoint if isinstance(self.adjoint, diffrax.BacksolveAdjoint) else FORWARD
 
     @property
     def backward(self) -> diffrax.AbstractAdjoint:

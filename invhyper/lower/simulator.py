@@ -15,13 +15,15 @@ from jaxtyping import Array, Float, PyTree
 from invhyper.lower.rosenbrock import Rodas5P
 
 FORWARD, REVERSE = diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()
-REACHED, STEP_LIMIT, STUCK, UNSETTLED = 0, 1, 2, 3
+REACHED, STEP_LIMIT, STUCK, UNSETTLED, IRREVERSIBLE = 0, 1, 2, 3, 4
 # No step is shorter than this share of the span: states or slopes that are not finite end a simulation soon.
 SHORTEST = 1e-30
 # A steady state is sought this much more tightly than a trajectory is followed.
 SETTLED = 1e-2
 FINER = 0.1
 TIGHT = 1e-6
+# Backwards a state may be missed by so many times rtol, relative to its size, and no more.
+MISSED = 1e4
 
 
 class Doses(eqx.Module):
@@ -81,9 +83,12 @@ class Simulator(eqx.Module):
             begin, end, jump = row
             state = state if jump is None else jax.tree.map(jnp.add, state, jump)
             end = jnp.where(code == REACHED, end, begin)
-            found = self._solve(self.rhs, begin, end, state, jnp.clip(times, begin, end), given, adjoint)
-            states, state, code, time, taken = (*found[:2], jnp.maximum(code, found[2]), *found[3:])
-            return (state, code, time, steps + taken), states
+            found = self._solve(begin, end, state, jnp.clip(times, begin, end), given, adjoint)
+            states, last, now, time, taken = found
+            if isinstance(adjoint, diffrax.BacksolveAdjoint):
+                missed = self._missed(begin, end, state, last, given)
+                now = jnp.where((now == REACHED) & ~(missed <= MISSED * self.rtol), IRREVERSIBLE, now)
+            return (last, jnp.maximum(code, now), time, steps + taken), states
 
         carry = (state, code, time, jnp.asarray(settling))
         if jumps is None:
@@ -117,9 +122,22 @@ class Simulator(eqx.Module):
         at = jnp.concatenate([self.t0[None], jnp.concatenate(at)[order], jnp.full(1, jnp.inf)])
         return at, jax.tree.map(lambda first, rest: jnp.concatenate([first, rest]), none, amounts)
 
-    def _solve(self, rhs, begin, end, state, times, given, adjoint):
+    def _missed(self, begin, end, first, last, given) -> Array:
+        """By how much integrating back from `last` misses `first`, relative to the larger of the two.
+
+        `BacksolveAdjoint` reconstructs the states like this; where the equations contract, backwards they explode.
+        """
+        held = jax.lax.stop_gradient((begin, end, last, given))
+        _, back, _, _, _ = self._solve(held[1], held[0], held[2], held[0][None], held[3], FORWARD)
+        first = jax.lax.stop_gradient(first)
+        misses = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), back, first)
+        sizes = jax.tree.map(lambda a, b: jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b))), first, held[2])
+        worst, size = (jax.tree.reduce(jnp.maximum, values) for values in (misses, sizes))
+        return worst / jnp.maximum(size, self.atol)
+
+    def _solve(self, begin, end, state, times, given, adjoint):
         """States at `times`, the last state, code, time reached and steps, of one stretch."""
-        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=SHORTEST * (end - begin))
+        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=SHORTEST * jnp.abs(end - begin))
         if isinstance(self.solver, diffrax.Dopri8):
             # Between its steps Dopri8 is far less accurate than at their ends.
             control = diffrax.ClipStepSizeController(control, step_ts=times)
@@ -127,7 +145,7 @@ class Simulator(eqx.Module):
         backwards = isinstance(adjoint, diffrax.BacksolveAdjoint)  # which allows no second thing to be saved
         saveat = diffrax.SaveAt(subs=at_times if backwards else [at_times, at_end])
         found = diffrax.diffeqsolve(
-            _term(rhs),
+            _term(self.rhs),
             self.solver,
             begin,
             end,
