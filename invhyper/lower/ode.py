@@ -165,13 +165,15 @@ class Calibration(LowerLevel):
         deviations = self.chosen().terms(self.measured, p, theta, seen).residual.reshape(shape)
         return deviations[..., 0] if self.measured.flat else deviations
 
-    def value_and_gradient(self, p: PyTree, theta: PyTree) -> tuple[float, PyTree, float]:
-        """The objective at p, its gradient in p, and an estimate of the gradient's error: what a tenth of the
-        tolerances changes."""
+    def value_and_gradient(self, p: PyTree, theta: PyTree, estimate: bool = True) -> tuple[float, PyTree, float | None]:
+        """The objective at p, its gradient in p, and the gradient's error: what a tenth of the tolerances changes.
+
+        The error costs a second, finer simulation; it is None without `estimate`.
+        """
         theta = self.check(theta)
         x, unravel = ravel_pytree(door.start(p))
-        local, finer = (_first_order(lower, x, theta) for lower in (self, self.finer()))
-        error = float(jnp.linalg.norm(finer.slope - local.slope))
+        local = _first_order(self, x, theta)
+        error = float(jnp.linalg.norm(_first_order(self.finer(), x, theta).slope - local.slope)) if estimate else None
         return float(local.value), jax.tree.map(np.asarray, unravel(local.slope)), error
 
     # The lower level
