@@ -57,6 +57,7 @@ _HOME = {
     "search.sweep": "sweep",
     "search.value_and_gradient": "value_and_gradient",
     "search.multistart": "multistart",
+    "search.fits": "Fits fit_from latin_hypercube",
     "search.objective": "Search",
     "search.table": "table",
 }

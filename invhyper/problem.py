@@ -155,6 +155,10 @@ class LowerLevel(eqx.Module):
         """The function that x*(theta) minimises, exactly as the class docstring writes it."""
         raise NotImplementedError(f"{type(self).__name__} minimises no objective: it is defined by its residual")
 
+    def objective_at(self, solution: Solution, theta: PyTree) -> Array:
+        """The objective at a solution of this lower level; a solve may have left it in the memo."""
+        return self.objective(solution.x, theta)
+
     def linearise(self, solution: Solution, theta: PyTree) -> Linearisation:
         """A, B and P at the solution; by default from automatic differentiation of `residual`, with P the identity."""
         x = solution.x

@@ -21,6 +21,7 @@ CHECK = doctest.ELLIPSIS
 RECORDS = {
     "Certificate",
     "Evaluation",
+    "Fits",
     "Iteration",
     "Linearisation",
     "LowerLevel",

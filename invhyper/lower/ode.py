@@ -155,6 +155,9 @@ class Calibration(LowerLevel):
     def objective(self, x, theta):
         return objective(self.chosen(), self.measured, x, theta)
 
+    def objective_at(self, solution, theta):
+        return self.objective(solution.x, theta) if solution.memo is None else solution.memo.local.value
+
     def residual(self, x, theta):
         return jax.grad(self.objective)(x, theta)
 

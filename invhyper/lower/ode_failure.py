@@ -1,5 +1,6 @@
 """A simulation that failed, in words: where it stopped, why, at which state and parameters."""
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -12,7 +13,7 @@ SHOWN = 12
 
 def failure(model, measured: Measurements, p, theta) -> str | None:
     """The sentence, or None where every simulation ends and only the objective is not finite."""
-    found = jax.jit(lambda p, theta: model.trajectories(measured, p, theta, model.checked))(p, theta)
+    found = _trajectories(model, measured, p, theta)
     codes = np.atleast_1d(np.asarray(found.code))
     parameters = f"p = {numbers(p)}"
     if not np.any(codes != REACHED):
@@ -38,6 +39,11 @@ def failure(model, measured: Measurements, p, theta) -> str | None:
     else:
         what = f"met a slope that is not finite after t = {time:g} ({steps} steps): bound the parameters"
     return f"the simulation{where} {what}; state {numbers(state)}, {parameters}, theta = {numbers(theta)}"
+
+
+@eqx.filter_jit
+def _trajectories(model, measured, p, theta):
+    return model.trajectories(measured, p, theta, model.checked)
 
 
 def numbers(values) -> str:

@@ -5,7 +5,7 @@ which colour-blind readers tell apart; maps are in viridis.
 """
 
 from invhyper.plots.curves import criterion
-from invhyper.plots.searches import descent, improving, progress
+from invhyper.plots.searches import descent, improving, progress, waterfall
 from invhyper.plots.solutions import coefficients, images, maps
 from invhyper.plots.style import (
     BLUE,
@@ -25,5 +25,5 @@ from invhyper.plots.style import (
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "STYLE", "VERMILION",
     "canvas", "coefficients", "criterion", "decibels", "descent", "images", "improving", "maps", "plain_ticks",
-    "progress", "save",
+    "progress", "save", "waterfall",
 ]  # fmt: skip

@@ -100,6 +100,61 @@ def progress(runs: Mapping[str, ArrayLike], axes: Axes | None = None, label: str
     return axes.figure
 
 
+def waterfall(
+    fits,
+    converged: ArrayLike | None = None,
+    *,
+    within: float = 5e-3,
+    axes: Axes | None = None,
+    label: str = "objective",
+) -> Figure:
+    """What all starts of a fit reached, sorted: objective above the best over the rank; steps are minima.
+
+    **Arguments**: `fits`: the `Fits` of `fit_from`, or the objectives (n,), not finite where a start failed;
+    `converged`: (n,), which of them did (a `Fits` knows); `within`: so close to the best counts as the best. Raises
+    ValueError if no start reached a finite objective.
+
+    >>> import numpy as np, invhyper as ih
+    >>> figure = ih.plots.waterfall(np.array([2.0, 1.0, np.inf, 1.0]))
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['2 reached the best, 1', '1 elsewhere', '1 failed']
+    """
+    values = np.asarray(getattr(fits, "values", fits), float)
+    converged = getattr(fits, "converged", converged)
+    converged = np.isfinite(values) if converged is None else np.asarray(converged, bool) & np.isfinite(values)
+    if values.ndim != 1 or not converged.any():
+        raise ValueError(f"plots.waterfall was given objectives of shape {values.shape}: (n,), one finite, is wanted")
+    order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
+    values, converged = values[order], converged[order]
+    rank, best = np.arange(1, values.size + 1), values[converged].min()
+    above = np.maximum(values - best, within / 3)
+    if axes is None:
+        axes = canvas(size=(6.4, 4.0))[1][0, 0]
+    reached, failed = converged & (values <= best + within), ~np.isfinite(values)
+    kinds = (
+        (reached, f"{{}} reached the best, {best:.6g}", {"color": VERMILION, "marker": "o"}),
+        (converged & ~reached, "{} elsewhere", {"color": BLUE, "marker": "o"}),
+        (~converged & ~failed, "{} not converged", {"color": BLUE, "marker": "o", "mfc": "white"}),
+    )
+    with mpl.rc_context(STYLE):
+        axes.plot(rank[~failed], above[~failed], color="#C9CED6", lw=1.0, zorder=1)
+        axes.axhspan(within / 6, within, color=VERMILION, alpha=0.08, lw=0)
+        size = float(np.clip(200 / values.size, 3.0, 6.5))
+        for which, said, look in kinds:
+            if which.any():
+                axes.plot(rank[which], above[which], ls="", ms=size, label=said.format(np.sum(which)), **look)
+        if failed.any():
+            top = axes.get_xaxis_transform()
+            axes.plot(rank[failed], np.full(failed.sum(), 0.95), "x", color=GREY, ms=size, mew=1.4, transform=top,
+                      label=f"{np.sum(failed)} failed")  # fmt: skip
+        axes.set(yscale="log", xlabel="rank of the start", ylabel=f"{label} above the best")
+        axes.set_ylim(within / 6, 4 * max(above[~failed].max(), 10 * within))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2, handletextpad=0.3)
+    return axes.figure
+
+
 def improving(path: ArrayLike) -> np.ndarray:
     """The rows of a path (steps, weights + 1) whose F, the last column, is below all before: what a search kept.
 
