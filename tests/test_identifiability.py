@@ -1,0 +1,258 @@
+"""Fisher information, profile likelihoods and verdicts, against closed forms and scipy's re-optimisation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq, least_squares
+from scipy.special import lambertw
+from scipy.stats import chi2
+
+import invhyper as ih
+from invhyper.identifiability.verdict import IDENTIFIABLE, PRACTICALLY, STRUCTURALLY
+
+RISE = chi2.ppf(0.95, 1) / 2
+TIMES = np.array([0.5, 1.0, 1.5, 2.5, 4.0, 6.0, 8.0, 12.0])
+WIGGLE = np.array([0.7, -1.1, 0.4, 0.9, -0.6, -0.3, 1.0, -0.8])  # errors of measurement, in standard deviations
+
+
+def with_data(calibration, values, noise):
+    """The same compiled programs for other data."""
+    values = jnp.asarray(values).reshape(calibration.measured.values.shape)
+    noise = jnp.broadcast_to(jnp.asarray(noise, float), calibration.model.noise.shape)
+    return eqx.tree_at(lambda c: (c.measured.values, c.model.noise), calibration, (values, noise))
+
+
+# Michaelis and Menten's decay x' = -V x / (K + x): Lambert's W solves it.
+
+
+def menten(p, x0):
+    V, K = p
+    return K * lambertw(x0 / K * np.exp((x0 - V * TIMES) / K)).real
+
+
+@pytest.fixture(scope="module")
+def assay():
+    return ih.Calibration(
+        rhs=lambda t, x, p, theta: -p["V"] * x / (p["K"] + x),
+        initial=lambda p, theta: theta["x0"],
+        observe=lambda t, x, p, theta: x,
+        times=TIMES,
+        data=np.ones(8),
+        noise=np.ones(8),
+        start={"V": 1.2, "K": 1.5},
+        bounds=(1e-6, 1e4),
+    )
+
+
+def held_out_of(x0, noise):
+    """The assay's residuals for flat p = (K, V), in the order of names."""
+    data = menten((1.0, 2.0), x0) + noise * WIGGLE
+    return data, lambda p: (menten((p[1], p[0]), x0) - data) / noise
+
+
+# Production and decay, x' = s u - k x from zero, seen as gain x, or as x itself where the condition says `direct`.
+
+CONDITIONS = [{"u": 1.0, "direct": 0.0}, {"u": 2.0, "direct": 0.0}]
+DIRECT = [{"u": 1.0, "direct": 0.0}, {"u": 2.0, "direct": 1.0}]
+
+
+def produced(p, conditions):
+    gain, k, s = p
+    seen = [np.where(c["direct"], 1.0, gain) * s * c["u"] * -np.expm1(-k * TIMES) / k for c in conditions]
+    return np.stack(seen)
+
+
+@pytest.fixture(scope="module")
+def production():
+    return ih.Calibration(
+        rhs=lambda t, x, p, theta, c: p["s"] * c["u"] - p["k"] * x,
+        initial=lambda p, theta, c: 0.0,
+        observe=lambda t, x, p, theta, c: jnp.where(c["direct"] > 0, 1.0, p["gain"]) * x,
+        times=TIMES,
+        data=[np.ones(8), np.ones(8)],
+        noise=np.ones((2, 8)),
+        conditions=CONDITIONS,
+        start={"s": 0.8, "gain": 1.5, "k": 0.4},
+        bounds=(0.0, None),
+    )
+
+
+def producing(production, conditions, noise):
+    """The calibration with these conditions, and the residuals for flat p = (gain, k, s)."""
+    noise = np.broadcast_to(np.reshape(noise, (-1, 1)), (2, 8))
+    data = produced((2.0, 0.5, 1.0), conditions) + noise * np.stack([WIGGLE, WIGGLE[::-1]])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *conditions)
+    calibration = eqx.tree_at(lambda c: c.measured.conditions, production, stacked)
+    calibration = with_data(calibration, data, noise[..., None])
+    return calibration, lambda p: ((produced(p, conditions) - data) / noise).ravel()
+
+
+# Turnover x' = a - k x from x(0) = q, seen as gain x: scaling x by L, (a, q, gain) -> (L a, L q, gain / L), is not seen.
+
+
+@pytest.fixture(scope="module")
+def turnover():
+    start = (3 + (2 - 3) * np.exp(-0.6 * TIMES)) * 1.5
+    return ih.Calibration(
+        rhs=lambda t, x, p, theta: p["a"] - p["k"] * x,
+        initial=lambda p, theta: p["q"],
+        observe=lambda t, x, p, theta: p["gain"] * x,
+        times=TIMES,
+        data=start + 0.05 * WIGGLE,
+        noise=0.05,
+        start={"a": 1.0, "q": 1.0, "gain": 1.0, "k": 0.5},
+        bounds=(0.0, None),
+    )
+
+
+# Reference: the other parameters fitted again by scipy.
+
+
+def refitted(residuals, index, guess):
+    """c -> the least of 1/2 |residuals|^2 with p_index = c."""
+    guess = np.asarray(guess, float)
+
+    def value(c):
+        def with_c(others):
+            return residuals(np.insert(others, index, c))
+
+        found = least_squares(with_c, np.delete(guess, index), xtol=1e-15, ftol=1e-15, gtol=1e-15, x_scale="jac")
+        return found.cost
+
+    return value
+
+
+def agrees(profile, residuals):
+    """Objective differences and interval ends, 1e-4 relative."""
+    index = profile.names.index(profile.name)
+    best = least_squares(residuals, profile.parameters[profile.fit], xtol=1e-15, ftol=1e-15, gtol=1e-15, x_scale="jac")
+    for c, p, rise in zip(profile.values, profile.parameters, profile.rise, strict=True):
+        expected = refitted(residuals, index, p)(c) - best.cost
+        if c != profile.best:
+            assert abs(rise - expected) <= 1e-4 * expected, (profile.name, c)
+    for side, end in enumerate(profile.interval):
+        p = profile.parameters[-side]
+        value = refitted(residuals, index, p)
+        known = brentq(lambda c: value(c) - best.cost - RISE, end * 0.98, end * 1.02, xtol=1e-12)
+        assert abs(end - known) <= 1e-4 * abs(known), (profile.name, end)
+
+
+@pytest.mark.parametrize("name", ["K", "V"])
+def test_profile_of_an_assay_against_scipy(assay, name):
+    data, residuals = held_out_of(4.0, 0.05)
+    agrees(ih.profile(with_data(assay, data, 0.05), {"x0": 4.0}, name), residuals)
+
+
+@pytest.mark.parametrize("name", ["gain", "k", "s"])
+def test_profile_of_production_against_scipy(production, name):
+    calibration, residuals = producing(production, DIRECT, 0.2)
+    agrees(ih.profile(calibration, {}, name), residuals)
+
+
+def test_the_slope_of_a_profile_is_that_of_the_objective(assay):
+    """Envelope theorem: dPL/dc is the partial derivative; cubics through values and slopes foretell points between."""
+    data, residuals = held_out_of(4.0, 0.05)
+    found = ih.profile(with_data(assay, data, 0.05), {"x0": 4.0}, "K")
+    value = refitted(residuals, 0, found.parameters[-1])
+    c, h = found.values[-1], 1e-4
+    assert found.slope[-1] == pytest.approx((value(c + h) - value(c - h)) / (2 * h), rel=1e-5)
+    between = 0.5 * (found.values[-3] + found.values[-2])
+    assert found.through(between) == pytest.approx(value(between) - found.objective[found.fit], rel=1e-3)
+
+
+# Verdicts: two models of each kind.
+
+
+def kinds(found):
+    return {name: verdict.kind for name, verdict in found.verdicts.items()}
+
+
+def test_an_assay_with_much_substrate_is_identifiable(assay):
+    data, _ = held_out_of(4.0, 0.05)
+    found = ih.identify(with_data(assay, data, 0.05), {"x0": 4.0})
+    assert kinds(found) == {"K": IDENTIFIABLE, "V": IDENTIFIABLE}
+    assert found.fisher.rank == 2 and found.fisher.null.shape == (2, 0)
+    for name, verdict in found.verdicts.items():
+        low, high = verdict.interval
+        assert low < {"K": 2.0, "V": 1.0}[name] < high
+        assert verdict.standard_error == pytest.approx((high - low) / (2 * np.sqrt(2 * RISE)), rel=0.1)
+
+
+def test_an_assay_with_little_substrate_is_practically_not(assay):
+    """x' = -V x / K for x << K: the ratio is known, no upper limit to either."""
+    data, _ = held_out_of(0.2, 0.01)
+    found = ih.identify(with_data(assay, data, 0.01), {"x0": 0.2})
+    assert kinds(found) == {"K": PRACTICALLY, "V": PRACTICALLY}
+    assert found.fisher.rank == 2
+    for verdict in found.verdicts.values():
+        assert "no upper limit" in str(verdict) and verdict.interval[1] == np.inf
+
+
+def test_production_seen_directly_is_identifiable(production):
+    found = ih.identify(producing(production, DIRECT, 0.2)[0], {})
+    assert kinds(found) == dict.fromkeys(("gain", "k", "s"), IDENTIFIABLE)
+
+
+def test_production_hardly_seen_directly_is_practically_not(production):
+    """The direct measurement is all noise: gain and s are bounded on one side at most; their product and k are known."""
+    found = ih.identify(producing(production, DIRECT, [0.2, 20.0])[0], {})
+    assert kinds(found) == {"gain": PRACTICALLY, "k": IDENTIFIABLE, "s": PRACTICALLY}
+    assert found.fisher.rank == 3
+    assert "no upper limit" in str(found.verdicts["gain"]) and "no lower limit" in str(found.verdicts["s"])
+
+
+def degrees(direction, known, names):
+    """The angle between a direction {name: component} and a known one, as lines."""
+    a, b = (np.array([each.get(name, 0.0) for name in names]) for each in (direction, known))
+    return np.degrees(np.arccos(min(1.0, abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b))))
+
+
+def test_production_with_a_gain_is_structurally_not(production):
+    """Two conditions tell k apart, but only gain s is seen."""
+    found = ih.identify(producing(production, CONDITIONS, 0.2)[0], {})
+    assert kinds(found) == {"gain": STRUCTURALLY, "k": IDENTIFIABLE, "s": STRUCTURALLY}
+    p = {name: verdict.value for name, verdict in found.verdicts.items()}
+    for name in ("gain", "s"):
+        direction = found.verdicts[name].direction
+        assert set(direction) == {"gain", "s"}
+        assert degrees(direction, {"gain": p["gain"], "s": -p["s"]}, p) < 1
+        assert found.verdicts[name].standard_error == np.inf
+        product = found.profiles[name].parameters[:, 0] * found.profiles[name].parameters[:, 2]
+        np.testing.assert_allclose(product, product[0], rtol=1e-6)  # others move along the hyperbola
+    assert np.isfinite(found.verdicts["k"].standard_error) and found.verdicts["k"].direction == {}
+    assert "direction gain: " in found.summary() and "s: -" in found.summary()
+
+
+def test_turnover_of_unknown_scale_is_structurally_not(turnover):
+    """A null direction of three of four parameters."""
+    found = ih.identify(turnover, {})
+    assert kinds(found) == {"a": STRUCTURALLY, "gain": STRUCTURALLY, "k": IDENTIFIABLE, "q": STRUCTURALLY}
+    p = {name: verdict.value for name, verdict in found.verdicts.items()}
+    known = {"a": p["a"], "q": p["q"], "gain": -p["gain"]}
+    for name in known:
+        assert set(found.verdicts[name].direction) == set(known)
+        assert degrees(found.verdicts[name].direction, known, p) < 1
+
+
+# Fisher information
+
+
+def test_fisher_is_that_of_the_closed_form(production):
+    """Central differences of the closed form give S; the inverse of S^T S the errors."""
+    calibration, residuals = producing(production, DIRECT, 0.2)
+    found = ih.fisher(calibration, {})
+    h = 1e-5
+    S = np.stack([(residuals(found.values + v) - residuals(found.values - v)) / (2 * h) for v in h * np.eye(3)], 1)
+    np.testing.assert_allclose(found.matrix, S.T @ S, rtol=1e-6)
+    covariance = np.linalg.inv(S.T @ S)
+    errors = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(found.standard_errors, errors, rtol=1e-5)
+    np.testing.assert_allclose(found.correlations, covariance / np.outer(errors, errors), atol=1e-5)
+    scale = np.sqrt(np.diag(found.matrix))
+    scaled = found.matrix / np.outer(scale, scale)
+    np.testing.assert_allclose(found.eigenvalues, np.linalg.eigvalsh(scaled)[::-1], rtol=1e-6)
+    for value, direction in zip(found.eigenvalues, found.directions.T, strict=True):
+        v = scale * direction
+        np.testing.assert_allclose(scaled @ v, value * v, atol=1e-8 * np.linalg.norm(v))
