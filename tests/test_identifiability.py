@@ -89,7 +89,7 @@ def producing(production, conditions, noise):
     return calibration, lambda p: ((produced(p, conditions) - data) / noise).ravel()
 
 
-# Turnover x' = a - k x from x(0) = q, seen as gain x: scaling x by L, (a, q, gain) -> (L a, L q, gain / L), is not seen.
+# Turnover x' = a - k x from x(0) = q, seen as gain x: (a, q, gain) -> (L a, L q, gain / L) changes nothing that is seen.
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,10 @@ def refitted(residuals, index, guess):
     return value
 
 
+def crossing(value, limit, near):
+    return brentq(lambda c: value(c) - limit, 0.98 * near, 1.02 * near, xtol=1e-12)
+
+
 def agrees(profile, residuals):
     """Objective differences and interval ends, 1e-4 relative."""
     index = profile.names.index(profile.name)
@@ -133,9 +137,7 @@ def agrees(profile, residuals):
         if c != profile.best:
             assert abs(rise - expected) <= 1e-4 * expected, (profile.name, c)
     for side, end in enumerate(profile.interval):
-        p = profile.parameters[-side]
-        value = refitted(residuals, index, p)
-        known = brentq(lambda c: value(c) - best.cost - RISE, end * 0.98, end * 1.02, xtol=1e-12)
+        known = crossing(refitted(residuals, index, profile.parameters[-side]), best.cost + RISE, end)
         assert abs(end - known) <= 1e-4 * abs(known), (profile.name, end)
 
 
@@ -196,7 +198,7 @@ def test_production_seen_directly_is_identifiable(production):
 
 
 def test_production_hardly_seen_directly_is_practically_not(production):
-    """The direct measurement is all noise: gain and s are bounded on one side at most; their product and k are known."""
+    """The direct measurement is all noise: only the product of gain and s is known, and k."""
     found = ih.identify(producing(production, DIRECT, [0.2, 20.0])[0], {})
     assert kinds(found) == {"gain": PRACTICALLY, "k": IDENTIFIABLE, "s": PRACTICALLY}
     assert found.fisher.rank == 3
