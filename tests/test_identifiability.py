@@ -89,7 +89,7 @@ def producing(production, conditions, noise):
     return calibration, lambda p: ((produced(p, conditions) - data) / noise).ravel()
 
 
-# Turnover x' = a - k x from x(0) = q, seen as gain x: (a, q, gain) -> (L a, L q, gain / L) changes nothing that is seen.
+# Turnover x' = a - k x from x(0) = q, seen as gain x: (a, q, gain) -> (L a, L q, gain / L) is not seen.
 
 
 @pytest.fixture(scope="module")
