@@ -39,7 +39,7 @@ def with_error(evaluate: Callable, problem: Bilevel, warm: Evaluation | None, th
         certified = replace(
             evaluation.certificate,
             error_estimate=known,
-            verdict=f"{evaluation.certificate.verdict}; gradient within about {known:.1e} by finer simulation",
+            verdict=f"{evaluation.certificate.verdict}; finer simulation moves the gradient by {change:.1e}",
         )
         evaluation = replace(evaluation, certificate=certified)
         size = float(tree.norm(again.gradient))

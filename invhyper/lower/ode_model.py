@@ -153,7 +153,7 @@ def objective(model: OdeModel, measured: Measurements, p, theta) -> Array:
 
 def first_order(model: OdeModel, measured: Measurements, unravel: Callable, x: Float[Array, " p"], theta) -> Local:
     """Value and slope in p, with the Gauss-Newton curvature J^T J + d^2 prior."""
-    return _gauss_newton(model, measured, unravel, x, theta, x.size)
+    return _gauss_newton(model, measured, unravel, x, theta, outer=False)
 
 
 def second_order(model, measured, unravel, x, theta, gauss_newton: bool = False) -> Local:
@@ -161,7 +161,7 @@ def second_order(model, measured, unravel, x, theta, gauss_newton: bool = False)
     flat, unravel_theta = ravel_pytree(theta)
     both = jnp.concatenate([x, flat])
     if gauss_newton:
-        return _gauss_newton(model, measured, unravel, x, theta, both.size)
+        return _gauss_newton(model, measured, unravel, x, theta, outer=True)
     if not model.forward(both.size):
         return _backwards(model, measured, unravel, x, theta)
 
@@ -178,13 +178,13 @@ def second_order(model, measured, unravel, x, theta, gauss_newton: bool = False)
     return local._replace(curvature=more[:, : x.size], more=more)
 
 
-def _gauss_newton(model, measured, unravel, x, theta, columns: int) -> Local:
-    """`first_order`, with [A B] of Gauss-Newton in `more` if there are more columns than parameters."""
+def _gauss_newton(model, measured, unravel, x, theta, outer: bool) -> Local:
+    """`first_order`, with [A B] of Gauss-Newton in `more` if the `outer` parameters move as well."""
     flat, unravel_theta = ravel_pytree(theta)
-    both = jnp.concatenate([x, flat]) if columns > x.size else x
+    both = jnp.concatenate([x, flat]) if outer else x
 
     def split(both):
-        return unravel(both[: x.size]), unravel_theta(both[x.size :]) if columns > x.size else theta
+        return unravel(both[: x.size]), unravel_theta(both[x.size :]) if outer else theta
 
     def terms(both):
         p, theta = split(both)
@@ -193,14 +193,14 @@ def _gauss_newton(model, measured, unravel, x, theta, columns: int) -> Local:
     def prior(both):
         return jnp.asarray(0.0) if model.prior is None else jnp.asarray(model.prior(*split(both)))
 
-    found, moved = jax.vmap(lambda v: jax.jvp(terms, (both,), (v,)), out_axes=(None, 0))(jnp.eye(columns))
+    found, moved = jax.vmap(lambda v: jax.jvp(terms, (both,), (v,)), out_axes=(None, 0))(jnp.eye(both.size))
     J = moved.residual
     slope = J @ found.residual + moved.log_noise + moved.prior
     curvature = J[: x.size] @ J.T
     if model.prior is not None:
         curvature = curvature + jax.hessian(prior)(both)[: x.size]
     size = jnp.linalg.norm(found.residual)
-    more = curvature if columns > x.size else None
+    more = curvature if outer else None
     return Local(x, found.value, slope[: x.size], curvature[:, : x.size], size, more)
 
 

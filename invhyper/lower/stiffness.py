@@ -1,5 +1,6 @@
 """Whether an explicit solver would be held back by stability: a look at the eigenvalues along a trajectory."""
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,12 @@ STABLE = 3.5
 # A step of Rodas5P costs as much as so many explicit ones: it solves eight linear systems and needs df/dx.
 DEAR = 6.0
 LOOK = 1e-4
+# Evaluations of rhs until the look ends without a result.
+PATIENCE = 10_000
+
+
+class _Enough(Exception):
+    """The trajectory takes too long: it explodes, or its tolerance cannot be met."""
 
 
 def explicit_is_cheaper(rhs: Callable, t0: float, t1: float, state: np.ndarray, rtol: float) -> bool:
@@ -21,18 +28,22 @@ def explicit_is_cheaper(rhs: Callable, t0: float, t1: float, state: np.ndarray, 
     the integral of the fastest decay: explicit steps can be no longer than STABLE over that rate. False where the
     trajectory cannot be computed.
     """
-    slope = jax.jit(rhs)
+    slope, calls = jax.jit(rhs), 0
+
+    def bounded(t, x):
+        nonlocal calls
+        calls += 1
+        if calls > PATIENCE:
+            raise _Enough
+        return np.asarray(slope(t, x))
+
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a model that cannot be followed, the simulation itself tells
             found = scipy.integrate.solve_ivp(
-                lambda t, x: np.asarray(slope(t, x)),
-                (t0, t1),
-                state,
-                method="LSODA",
-                rtol=LOOK,
-                atol=LOOK * _size(state),
+                bounded, (t0, t1), state, method="LSODA", rtol=LOOK, atol=LOOK * _size(state)
             )
-    except (ValueError, FloatingPointError):
+    except (_Enough, ValueError, FloatingPointError):
         return False
     if not found.success or not np.all(np.isfinite(found.y)):
         return False
