@@ -21,14 +21,18 @@ CHECK = doctest.ELLIPSIS
 RECORDS = {
     "Certificate",
     "Evaluation",
+    "Fisher",
     "Fits",
+    "Identifiability",
     "Iteration",
     "Linearisation",
     "LowerLevel",
     "NotConverged",
+    "Profile",
     "Search",
     "Solution",
     "Step",
+    "Verdict",
 }
 
 

@@ -1,15 +1,19 @@
 """Fisher information, profile likelihoods and verdicts, against closed forms and scipy's re-optimisation."""
 
+import io
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.optimize import brentq, least_squares
 from scipy.special import lambertw
 from scipy.stats import chi2
 
 import invhyper as ih
+from invhyper.identifiability import verdict
 from invhyper.identifiability.verdict import IDENTIFIABLE, PRACTICALLY, STRUCTURALLY
 
 RISE = chi2.ppf(0.95, 1) / 2
@@ -168,7 +172,7 @@ def test_the_slope_of_a_profile_is_that_of_the_objective(assay):
 
 
 def kinds(found):
-    return {name: verdict.kind for name, verdict in found.verdicts.items()}
+    return {name: each.kind for name, each in found.verdicts.items()}
 
 
 def test_an_assay_with_much_substrate_is_identifiable(assay):
@@ -176,10 +180,10 @@ def test_an_assay_with_much_substrate_is_identifiable(assay):
     found = ih.identify(with_data(assay, data, 0.05), {"x0": 4.0})
     assert kinds(found) == {"K": IDENTIFIABLE, "V": IDENTIFIABLE}
     assert found.fisher.rank == 2 and found.fisher.null.shape == (2, 0)
-    for name, verdict in found.verdicts.items():
-        low, high = verdict.interval
+    for name, each in found.verdicts.items():
+        low, high = each.interval
         assert low < {"K": 2.0, "V": 1.0}[name] < high
-        assert verdict.standard_error == pytest.approx((high - low) / (2 * np.sqrt(2 * RISE)), rel=0.1)
+        assert each.standard_error == pytest.approx((high - low) / (2 * np.sqrt(2 * RISE)), rel=0.1)
 
 
 def test_an_assay_with_little_substrate_is_practically_not(assay):
@@ -188,8 +192,8 @@ def test_an_assay_with_little_substrate_is_practically_not(assay):
     found = ih.identify(with_data(assay, data, 0.01), {"x0": 0.2})
     assert kinds(found) == {"K": PRACTICALLY, "V": PRACTICALLY}
     assert found.fisher.rank == 2
-    for verdict in found.verdicts.values():
-        assert "no upper limit" in str(verdict) and verdict.interval[1] == np.inf
+    for each in found.verdicts.values():
+        assert "no upper limit" in str(each) and each.interval[1] == np.inf
 
 
 def test_production_seen_directly_is_identifiable(production):
@@ -215,7 +219,7 @@ def test_production_with_a_gain_is_structurally_not(production):
     """Two conditions tell k apart, but only gain s is seen."""
     found = ih.identify(producing(production, CONDITIONS, 0.2)[0], {})
     assert kinds(found) == {"gain": STRUCTURALLY, "k": IDENTIFIABLE, "s": STRUCTURALLY}
-    p = {name: verdict.value for name, verdict in found.verdicts.items()}
+    p = {name: each.value for name, each in found.verdicts.items()}
     for name in ("gain", "s"):
         direction = found.verdicts[name].direction
         assert set(direction) == {"gain", "s"}
@@ -231,7 +235,7 @@ def test_turnover_of_unknown_scale_is_structurally_not(turnover):
     """A null direction of three of four parameters."""
     found = ih.identify(turnover, {})
     assert kinds(found) == {"a": STRUCTURALLY, "gain": STRUCTURALLY, "k": IDENTIFIABLE, "q": STRUCTURALLY}
-    p = {name: verdict.value for name, verdict in found.verdicts.items()}
+    p = {name: each.value for name, each in found.verdicts.items()}
     known = {"a": p["a"], "q": p["q"], "gain": -p["gain"]}
     for name in known:
         assert set(found.verdicts[name].direction) == set(known)
@@ -258,3 +262,110 @@ def test_fisher_is_that_of_the_closed_form(production):
     for value, direction in zip(found.eigenvalues, found.directions.T, strict=True):
         v = scale * direction
         np.testing.assert_allclose(scaled @ v, value * v, atol=1e-8 * np.linalg.norm(v))
+
+
+def test_fisher_counts_noise_and_prior():
+    """n values of N(m, s^2) tell n / s^2 of m and 2 n / s^2 of s; a prior adds its curvature, a concave one nothing."""
+    level = ih.Calibration(
+        rhs=lambda t, x, p, theta: 0.0 * x,
+        initial=lambda p, theta: 1.0,
+        observe=lambda t, x, p, theta: p["m"] * x,
+        times=TIMES,
+        data=WIGGLE,
+        noise=lambda p, theta: p["s"],
+        prior=lambda p, theta: 1.5 * p["m"] ** 2 - p["s"] ** 2,
+        start={"m": 1.0, "s": 0.5},
+    )
+    found = ih.fisher(level, {}, ih.Solution({"m": 0.3, "s": 0.5}))
+    np.testing.assert_allclose(found.matrix, np.diag([8 / 0.25 + 3.0, 16 / 0.25]), rtol=1e-8, atol=1e-8)
+
+
+# What else the verdicts rest on
+
+
+def test_a_parameter_that_does_nothing_is_its_own_direction(production):
+    """Both experiments are seen directly: the gain changes nothing."""
+    both = [{"u": 1.0, "direct": 1.0}, {"u": 2.0, "direct": 1.0}]
+    found = ih.identify(producing(production, both, 0.2)[0], {})
+    assert kinds(found) == {"gain": STRUCTURALLY, "k": IDENTIFIABLE, "s": IDENTIFIABLE}
+    assert found.verdicts["gain"].direction == {"gain": 1.0}
+    assert np.all(np.isfinite(found.fisher.standard_errors[1:]))
+
+
+def test_a_bound_of_another_parameter_ends_a_flat_profile(production):
+    """gain <= 10 keeps s above (gain s) / 10: the verdict is of the model, the interval heeds the bound."""
+    calibration, _ = producing(production, CONDITIONS, 0.2)
+    calibration = eqx.tree_at(lambda c: c.ceiling, calibration, jnp.asarray([10.0, np.inf, np.inf]))
+    found = ih.identify(calibration, {}, parameters=["s"])
+    assert kinds(found) == {"s": STRUCTURALLY}
+    interval, product = found.verdicts["s"].interval, found.fisher.values[0] * found.fisher.values[2]
+    assert 0.5 * product / 10 < interval[0] < product / 10 and interval[1] == np.inf
+
+
+def test_a_bound_that_comes_before_the_limit_is_named(assay):
+    data, _ = held_out_of(4.0, 0.05)
+    bounded = eqx.tree_at(lambda c: c.ceiling, with_data(assay, data, 0.05), jnp.asarray([2.2, 1e4]))
+    found = ih.identify(bounded, {"x0": 4.0}, parameters=["K"])
+    assert str(found.verdicts["K"]) == "practically non-identifiable (no upper limit below its bound 2.2)"
+    assert found.profiles["K"].values[-1] == 2.2
+
+
+def test_a_profile_ends_where_it_is_told_to(assay):
+    data, _ = held_out_of(4.0, 0.05)
+    found = ih.profile(with_data(assay, data, 0.05), {"x0": 4.0}, 0, within=(1.9, 2.1))
+    assert found.name == "K" and (found.values[0], found.values[-1]) == (1.9, 2.1)
+    assert found.ends == ("no lower limit above 1.9", "no upper limit below 2.1")
+    assert found.interval == (-np.inf, np.inf)
+
+
+def test_a_better_fit_that_a_profile_finds_is_judged_instead(assay, monkeypatch):
+    data, _ = held_out_of(4.0, 0.05)
+    calibration = with_data(assay, data, 0.05)
+    wanted = ih.identify(calibration, {"x0": 4.0})
+    first, fit = [jnp.asarray([1.8, 1e-6]), jnp.asarray([1.8, 1e4])], verdict.fit
+
+    def stuck(calibration, theta, x=None):
+        if first:
+            calibration = eqx.tree_at(lambda c: (c.floor, c.ceiling), calibration, tuple(first))
+            first.clear()
+        return fit(calibration, theta, x)
+
+    monkeypatch.setattr(verdict, "fit", stuck)
+    found = ih.identify(calibration, {"x0": 4.0})
+    assert "found a fit that is better by" in found.notes[0] and found.notes[0] in found.summary()
+    for name in "KV":
+        np.testing.assert_allclose(found.verdicts[name].interval, wanted.verdicts[name].interval, rtol=1e-7)
+
+
+def test_slips_are_named(assay):
+    theta = {"x0": 4.0}
+    with pytest.raises(ValueError, match="no parameter is called 'v': did you mean 'V'"):
+        ih.profile(assay, theta, "v")
+    with pytest.raises(ValueError, match="no parameter has the number 2: p has 2"):
+        ih.profile(assay, theta, 2)
+    with pytest.raises(ValueError, match="level = 95"):
+        ih.identify(assay, theta, level=95)
+    with pytest.raises(ValueError, match="leaves out the fit"):
+        data, _ = held_out_of(4.0, 0.05)
+        ih.profile(with_data(assay, data, 0.05), theta, "K", within=(3.0, 4.0))
+
+
+def test_table_and_figures_show_what_was_found(production):
+    found = ih.identify(producing(production, CONDITIONS, 0.2)[0], {})
+    page = Console(file=io.StringIO(), width=200)
+    page.print(found)
+    lines = page.file.getvalue().splitlines()
+    assert "95 % interval" in lines[0] and "structurally non-identifiable (direction gain" in lines[1]
+    assert lines[2].split()[-1] == "identifiable"
+    figure = ih.plots.profiles(found)
+    assert [axes.get_title("left") for axes in figure.axes] == [f"{v.name}: {v.kind}" for v in found.verdicts.values()]
+    curve = next(each for each in figure.axes[1].lines if each.get_label() == "profile likelihood")
+    assert (
+        curve.get_ydata()[-1] == pytest.approx(RISE, rel=1e-6)
+        and curve.get_xdata()[-1] == found.profiles["k"].values[-1]
+    )
+    above, below, _ = ih.plots.spectrum(found.fisher).axes
+    assert above.get_yscale() == "log" and [each.get_text() for each in below.get_yticklabels()] == ["gain", "k", "s"]
+    shares = below.images[0].get_array()
+    np.testing.assert_allclose(shares.sum(axis=0), 1.0)
+    np.testing.assert_allclose(shares[:, 2], [0.5, 0.0, 0.5], atol=1e-6)

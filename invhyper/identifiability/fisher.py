@@ -74,9 +74,9 @@ def fisher(calibration: Calibration, theta: PyTree, solution: Solution | None = 
     ...     observe=lambda t, x, p, theta: p["gain"] * x,
     ...     times=t, data=6 * np.exp(-0.7 * t), noise=0.1, start={"rate": 1.0, "gain": 1.0},
     ... )
-    >>> found = ih.fisher(decay, {})
+    >>> found = ih.fisher(decay, {}, ih.Solution({"gain": 3.0, "rate": 0.7}))
     >>> found.rank, dict(zip(found.names, found.standard_errors.round(4).tolist()))
-    (2, {'gain': 0.0656, 'rate': 0.0222})
+    (2, {'gain': 0.1077, 'rate': 0.0393})
 
     Rothenberg (1971), doi:10.2307/1913267; Gutenkunst et al. (2007), doi:10.1371/journal.pcbi.0030189.
     """

@@ -35,7 +35,7 @@ class Profile:
     `values` (n,), increasing, of the parameter; `objective` (n,): the least objective at each; `slope` (n,): its
     derivative; `parameters` (n, p): where it is reached; `names` (p,); `fit`: the index of the fit; `limit`: the
     objective at which the interval ends; `level`: of confidence; `interval`: its ends, infinite where the limit is not
-    reached; `ends`: below and above, why the profile ends there, in words.
+    reached; `ends`: below and above, why the profile ends there, in words; `error`: the largest of its fits.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Profile:
     level: float
     interval: tuple[float, float]
     ends: tuple[str, str]
+    error: float
 
     @property
     def best(self) -> float:
@@ -109,7 +110,7 @@ def profile(
     ... )
     >>> found = ih.profile(decay, {}, "rate")
     >>> [round(end, 4) for end in found.interval]
-    [0.6582, 0.7455]
+    [0.6265, 0.7809]
 
     Raue et al. (2009), doi:10.1093/bioinformatics/btp358; continuation: Chen and Jennrich (1996),
     doi:10.1080/10618600.1996.10474711.
@@ -169,6 +170,7 @@ def follow(calibration, theta, index, solution, rise, level, reach) -> Profile:
         level=level,
         interval=(sides[0].end, sides[1].end),
         ends=(sides[0].why, sides[1].why),
+        error=max(float(point.solution.error) for point in points),
     )
 
 
@@ -186,7 +188,7 @@ def _side(refit: Callable, fitted: Point, index: int, sign: int, limit: float, i
     while len(points) < MOST:
         room = abs(limit - here.c)
         if room == 0:
-            return Side(points, sign * np.inf, f"no {which} limit {beyond} {its}{limit:.3g}")
+            return Side(points, sign * np.inf, f"no {which} limit {beyond} {its}{limit:.4g}")
         along = _along(here, index)
         step = min(_step(here, fitted, along, index, sign, rise), longest, room)
         while True:
@@ -198,13 +200,13 @@ def _side(refit: Callable, fitted: Point, index: int, sign: int, limit: float, i
                 break
             step /= CUT
         if failed:
-            return Side(points, sign * np.inf, f"no {which} limit {way} to {here.c:.3g}, where simulation ends")
+            return Side(points, sign * np.inf, f"no {which} limit {way} to {here.c:.4g}, where simulation ends")
         if there.value >= fitted.value + rise:
             end = _crossing(refit, here, there, fitted.value, rise, index)
             return Side([*points, end], end.c, f"{which} limit {end.c:.6g}")
         points.append(there)
         here, longest = there, GROWTH * step
-    return Side(points, sign * np.inf, f"no {which} limit {way} to {here.c:.3g}, in {MOST} steps")
+    return Side(points, sign * np.inf, f"no {which} limit {way} to {here.c:.4g}, in {MOST} steps")
 
 
 def _size(value: float, curvature: float) -> float:
@@ -216,12 +218,15 @@ def _along(here: Point, index: int) -> np.ndarray:
     """dp/dc: one in p_i, -A_oo^-1 A_oi in what is free, nothing elsewhere."""
     others = here.free.copy()
     others[index] = False
-    scale = np.sqrt(np.maximum(np.diagonal(here.hessian), np.finfo(float).tiny))
-    A = here.hessian / (scale[:, None] * scale[None, :])
-    moved = np.zeros(here.x.size)
-    moved[others] = -np.linalg.pinv(A[np.ix_(others, others)], FLAT_CURVATURE, hermitian=True) @ A[others, index]
-    moved[index] = 1.0
-    return moved * scale[index] / scale
+    curvature = np.diagonal(here.hessian)
+    scale = np.sqrt(np.where(curvature > 0, curvature, 1.0))
+    moved = (np.arange(here.x.size) == index).astype(float)
+    with np.errstate(over="ignore"):
+        A = here.hessian / (scale[:, None] * scale[None, :])
+    if np.all(np.isfinite(A)):
+        inverse = np.linalg.pinv(A[np.ix_(others, others)], FLAT_CURVATURE, hermitian=True)
+        moved[others] = -inverse @ A[others, index] * scale[index] / scale[others]
+    return moved
 
 
 def _step(here, fitted, along, index, sign, rise) -> float:

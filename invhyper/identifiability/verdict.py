@@ -18,6 +18,8 @@ PRACTICALLY = "practically non-identifiable"
 STRUCTURALLY = "structurally non-identifiable"
 # A profile that rises by less than this share of the limit is flat.
 FLAT = 1e-3
+# Up to this error of a fit its objective is good for a profile.
+SETTLED = 1e-6
 # A profile that finds a better fit starts everything again there, so often at most.
 ROUNDS = 3
 
@@ -133,6 +135,11 @@ def identify(
             f"The profile of {best.name} found a fit that is better by {gain:.3g} in the objective: judged there."
         )
         solution = fit(calibration, theta, best.parameters[int(np.argmin(best.objective))])
+    notes += [
+        f"The profile of {name} rests on fits that ended at an error of {profile.error:.0e}: its interval is a guess."
+        for name, profile in found.items()
+        if not profile.error <= SETTLED
+    ]
     box = np.asarray(calibration.floor), np.asarray(calibration.ceiling)
     verdicts = {name: _judge(profile, information_, flat, box) for name, profile in found.items()}
     return Identifiability(verdicts, found, information_, solution, level, tuple(notes))
@@ -154,14 +161,18 @@ def _is_flat(profile: Profile, flat: float, box) -> bool:
     """Whether the profile stays level for as long as the other parameters are as free as at the fit."""
     others = np.array(profile.names) != profile.name
     held = ((profile.parameters <= box[0]) | (profile.parameters >= box[1])) & others
-    same = np.all(held == held[profile.fit], axis=1)
-    below = np.flatnonzero(~same[: profile.fit])
-    above = np.flatnonzero(~same[profile.fit :])
-    first = below[-1] + 1 if below.size else 0
-    last = profile.fit + above[0] if above.size else same.size
-    return last - first > 1 and bool(np.all(np.abs(profile.rise[first:last]) <= flat))
+    changed = np.any(held != held[profile.fit], axis=1)
+    risen = np.abs(profile.rise) > flat
+    sides = [slice(profile.fit - 1, None, -1) if profile.fit else slice(0), slice(profile.fit + 1, None)]
+    level = [bool(np.all(np.cumsum(changed[side])[risen[side]] > 0)) for side in sides]
+    return all(level) and not all(np.all(risen[side]) for side in sides)
 
 
 def _interval(verdict: Verdict) -> str:
+    """The interval with its open ends left out."""
     low, high = verdict.interval
-    return f"{low:.5g} to {high:.5g}"
+    if np.isinf(low) and np.isinf(high):
+        return "open"
+    if np.isinf(low):
+        return f"up to {high:.5g}"
+    return f"from {low:.5g}" if np.isinf(high) else f"{low:.5g} to {high:.5g}"

@@ -5,6 +5,7 @@ which colour-blind readers tell apart; maps are in viridis.
 """
 
 from invhyper.plots.curves import criterion
+from invhyper.plots.identifiability import profiles, spectrum
 from invhyper.plots.searches import descent, improving, progress, waterfall
 from invhyper.plots.solutions import coefficients, images, maps
 from invhyper.plots.style import (
@@ -25,5 +26,5 @@ from invhyper.plots.style import (
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "STYLE", "VERMILION",
     "canvas", "coefficients", "criterion", "decibels", "descent", "images", "improving", "maps", "plain_ticks",
-    "progress", "save", "waterfall",
+    "profiles", "progress", "save", "spectrum", "waterfall",
 ]  # fmt: skip
