@@ -130,7 +130,7 @@ class LowerLevel(eqx.Module):
     tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level),
     `constant` (beginnings of the dotted names that it may not ask of a traced one), `loss` (the loss of `HeldOut`
     that belongs to this model; None: squared), `accuracy` (what simulations are made finer for until the hypergradient
-    is known to it, relatively; None: its error is estimated and left).
+    is known to it, relatively; None: its error is estimated and left), `tolerance` (relative, of its simulations).
     """
 
     __getattribute__ = PLAIN_LOOKUP
@@ -141,6 +141,7 @@ class LowerLevel(eqx.Module):
     data: ClassVar[tuple[str, ...]] = ()
     constant: ClassVar[tuple[str, ...]] = ()
     accuracy: ClassVar[float | None] = None
+    tolerance: ClassVar[float] = 0.0
     loss: ClassVar[Callable | None] = None
 
     def solve(self, theta: PyTree, *, start: Solution | None = None, tol: float = 1e-8, throw: bool = True) -> Solution:

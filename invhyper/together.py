@@ -57,6 +57,10 @@ class Together(LowerLevel):
         wanted = [lower.accuracy for lower in self.lowers if lower.accuracy is not None]
         return min(wanted, default=None)
 
+    @property
+    def tolerance(self):
+        return max(lower.tolerance for lower in self.lowers)
+
     def finer(self):
         finer = [lower.finer() for lower in self.lowers]
         if all(lower is None for lower in finer):

@@ -75,6 +75,42 @@ def seed_ode():
     return t, data, decay, driven
 
 
+def driven(t, drive):
+    """k(t) = int_0^t e^-(t-s) u(s) ds, exactly, for u = sum poly_j t^j (j < 3) + sum_i size_i sin(rate_i t + phase_i).
+
+    The solution of x' = -x + p u(t), x(0) = q is q e^-t + p k(t).
+    """
+    decay = np.exp(-t)
+    k = np.stack([1 - decay, t - 1 + decay, t**2 - 2 * t + 2 - 2 * decay], axis=-1) @ drive["poly"]
+    for size, rate, phase in zip(drive["size"], drive["rate"], drive["phase"], strict=True):
+        k = k + size * np.imag(np.exp(1j * phase) * (np.exp(1j * rate * t) - decay) / (1 + 1j * rate))
+    return k
+
+
+def driven_case(seed):
+    """A random drive, q, and (times, data) to fit and to validate, of x' = -x + 1.2 u(t), x(0) = .9 with noise .1."""
+    rng = np.random.default_rng(seed)
+    sines = {"size": rng.standard_normal(3), "rate": rng.uniform(0.5, 6, 3), "phase": rng.uniform(0, 6, 3)}
+    drive = {"poly": rng.standard_normal(3) * [1, 0.5, 0.1], **sines}
+    q, halves = rng.uniform(-1, 1), []
+    for size in (26, 25):
+        t = np.sort(rng.uniform(0.05, 5, size))
+        halves.append((t, 0.9 * np.exp(-t) + 1.2 * driven(t, drive) + 0.1 * rng.standard_normal(size)))
+    return drive, q, *halves
+
+
+def driven_fit(q, fit, held):
+    """p* of least squares in x = q e^-t + p k(t), F = sum of squares of the held-out rows, and dF/dq.
+
+    `fit`, `held`: (data, e^-t, k) each.
+    """
+    y, decay, k = fit
+    p, slope = k @ (y - q * decay) / (k @ k), -k @ decay / (k @ k)
+    y, decay, k = held
+    miss = y - q * decay - p * k
+    return p, miss @ miss, -2 * miss @ (decay + slope * k)
+
+
 def central_difference(function, theta, direction, h=1e-5):
     """Fourth-order central difference of a function of an array along a direction."""
     steps = [function(theta + k * h * direction) for k in (-2, -1, 1, 2)]

@@ -74,7 +74,7 @@ class Calibration(LowerLevel):
     Bock (1983), doi:10.1007/978-3-642-68220-9; Raue et al. (2013), doi:10.1371/journal.pone.0074335.
     """
 
-    constant: ClassVar = ("model", "measured.times", "measured.conditions", "floor", "ceiling")
+    constant: ClassVar = ("model", "measured.times", "measured.conditions", "floor", "ceiling", "accuracy")
 
     model: OdeModel
     measured: Measurements
@@ -83,7 +83,7 @@ class Calibration(LowerLevel):
     ceiling: Float[Array, " p"]
     fit_steps: int = eqx.field(static=True)
     gauss_newton: bool = eqx.field(static=True)
-    accuracy: float | None = eqx.field(static=True)
+    accuracy: Float[Array, ""] | None
     look: FirstLook = eqx.field(static=True)
 
     def __init__(
@@ -123,7 +123,7 @@ class Calibration(LowerLevel):
         self.start = door.start(start)
         self.floor, self.ceiling = door.box(self.start, bounds)
         self.fit_steps, self.gauss_newton = fit_steps, gauss_newton
-        self.accuracy = float(door.positive("accuracy", accuracy)) if certify else None
+        self.accuracy = door.positive("accuracy", accuracy) if certify else None
         self.look = FirstLook()
 
     def check(self, theta):
@@ -257,6 +257,10 @@ class Calibration(LowerLevel):
         if np.isfinite(float(solution.error)):
             return None
         return failure(self.chosen(), self.measured, solution.x, solution.memo.theta)
+
+    @property
+    def tolerance(self):
+        return self.model.simulator.rtol
 
     def finer(self) -> "Calibration":
         """The same with simulations at a tenth of the tolerances."""

@@ -104,7 +104,7 @@ def box(first, bounds):
     """Lower and upper bounds of the flat p; the start must lie between them."""
     flat, _ = ravel_pytree(first)
     if bounds is None:
-        return jnp.full(flat.size, -jnp.inf), jnp.full(flat.size, jnp.inf)
+        return jnp.full(flat.size, -jnp.inf, float), jnp.full(flat.size, jnp.inf, float)
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
         raise ValueError(f"{NAME} bounds = {bounds}: a pair (lower, upper) is wanted")
     sides = [_side(side, first, default) for side, default in zip(bounds, (-np.inf, np.inf), strict=True)]

@@ -1,0 +1,139 @@
+"""Nonlinear models: p*(theta) and its derivative against re-converged differences, reverse mode against forward mode."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import zoo
+from jax.flatten_util import ravel_pytree
+
+import invhyper as ih
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with the p and theta that its data are made from; `theta` is where p* is differentiated."""
+
+    rhs: Callable
+    initial: Callable
+    observe: Callable
+    times: np.ndarray
+    truth: dict
+    theta: dict
+    spread: float
+    options: dict = field(default_factory=dict)
+
+    def data(self):
+        """What SciPy simulates, with noise: the residual does not vanish at p*."""
+        rhs = jax.jit(lambda t, x: self.rhs(t, x, self.truth, self.theta))
+        start = np.asarray(self.initial(self.truth, self.theta), float)
+        span = (0.0, self.times[-1])
+        found = scipy.integrate.solve_ivp(rhs, span, start, "LSODA", self.times, rtol=1e-10, atol=1e-10)
+        seen = np.stack(
+            [self.observe(t, x, self.truth, self.theta) for t, x in zip(self.times, found.y.T, strict=True)]
+        )
+        return seen + self.spread * np.random.default_rng(0).standard_normal(seen.shape)
+
+    def calibration(self, tolerance, **options):
+        start = jax.tree.map(lambda p: 1.1 * p, self.truth)
+        options = {"noise": self.spread, "start": start, **self.options, **options}
+        tolerances = {"rtol": tolerance, "atol": tolerance}
+        functions = self.rhs, self.initial, self.observe
+        return ih.Calibration(*functions, self.times, self.data(), **tolerances, **options)
+
+
+def predator_and_prey(t, x, p, theta):
+    return jnp.stack([x[0] * (p["birth"] - p["catch"] * x[1]), x[1] * (p["gain"] * x[0] - p["death"])])
+
+
+def epidemic(t, x, p, theta):
+    infected = p["contact"] * x[0] * x[1]
+    return jnp.stack([-infected, infected - p["recovery"] * x[1]])
+
+
+def enzyme(t, x, p, theta):
+    return jnp.stack([theta["inflow"] - p["fastest"] * x[0] / (p["half"] + x[0])])
+
+
+def neuron(t, x, p, theta):
+    v, w = x
+    return jnp.stack([3 * (v - v**3 / 3 + w + theta["current"]), -(v - p["a"] + p["b"] * w) / 3])
+
+
+def oscillator(t, x, p, theta):
+    return jnp.stack([x[1], p["mu"] * (1 - x[0] ** 2) * x[1] - p["spring"] * x[0]])
+
+
+MODELS = {
+    "Lotka-Volterra": Model(
+        predator_and_prey,
+        lambda p, theta: theta["x0"],
+        lambda t, x, p, theta: x,
+        np.linspace(0.5, 8, 10),
+        {"birth": 1.0, "catch": 0.4, "gain": 0.2, "death": 0.7},
+        {"x0": np.array([3.0, 1.5])},
+        0.1,
+    ),
+    "SIR with a prior": Model(
+        epidemic,
+        lambda p, theta: jnp.stack([1.0 - p["infected"], p["infected"]]),
+        lambda t, x, p, theta: x[1],
+        np.linspace(1.0, 20, 12),
+        {"contact": 1.1, "recovery": 0.4, "infected": 0.01},
+        {"weight": np.array(30.0), "mean": np.array(1.3)},
+        0.01,
+        {"prior": lambda p, theta: 0.5 * theta["weight"] * (p["contact"] / theta["mean"] - 1) ** 2},
+    ),
+    "Michaelis-Menten": Model(
+        enzyme,
+        lambda p, theta: theta["substrate"][None],
+        lambda t, x, p, theta: x[0],
+        np.linspace(0.5, 9, 10),
+        {"fastest": 1.2, "half": 0.8},
+        {"substrate": np.array(4.0), "inflow": np.array(0.3)},
+        0.05,
+    ),
+    "FitzHugh-Nagumo": Model(
+        neuron,
+        lambda p, theta: jnp.array([-1.0, 1.0]),
+        lambda t, x, p, theta: x,
+        np.linspace(0.5, 10, 15),
+        {"a": 0.2, "b": 0.2},
+        {"current": np.array(-0.1), "ratio": np.array(2.0)},
+        0.1,
+        {"noise": lambda p, theta: 0.1 * jnp.stack([theta["ratio"], jnp.ones(())])},
+    ),
+    "van der Pol": Model(
+        oscillator,
+        lambda p, theta: theta["x0"],
+        lambda t, x, p, theta: x[0],
+        np.linspace(0.3, 12, 20),
+        {"mu": 5.0, "spring": 1.0},
+        {"x0": np.array([2.0, 0.1])},
+        0.1,
+        {"solver": ih.Rodas5P()},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sensitivity_against_reconverged_differences(name):
+    model = MODELS[name]
+    lower = model.calibration(1e-12)
+    flat, unravel = ravel_pytree(model.theta)
+    best = ih.solve(lower, model.theta)
+
+    def optimum(flat):
+        return np.asarray(ravel_pytree(ih.solve(lower, unravel(flat), start=best).x)[0])
+
+    found = ih.sensitivity(lower, model.theta, start=best)
+    matrix = [np.concatenate([np.ravel(found[key][p]) for key in sorted(found)]) for p in sorted(model.truth)]
+    theta = np.asarray(flat)
+    wanted = [
+        zoo.central_difference(optimum, theta, e, 1e-4 * t) for e, t in zip(np.eye(theta.size), theta, strict=True)
+    ]
+    np.testing.assert_allclose(matrix, np.transpose(wanted), rtol=1e-6)
