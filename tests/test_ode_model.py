@@ -1,8 +1,9 @@
-"""Nonlinear models: p*(theta) and its derivative against re-converged differences, reverse mode against forward mode."""
+"""Nonlinear models: the derivative of p* against re-converged differences, reverse mode against forward mode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,3 +138,57 @@ def test_sensitivity_against_reconverged_differences(name):
         zoo.central_difference(optimum, theta, e, 1e-4 * t) for e, t in zip(np.eye(theta.size), theta, strict=True)
     ]
     np.testing.assert_allclose(matrix, np.transpose(wanted), rtol=1e-6)
+
+
+# Reverse mode: an oscillator that relaxes in jumps, and the three rates of Robertson's chemistry over nine decades.
+
+
+def robertson(t, x, p, theta):
+    slow, back, fast = p["slow"] * x[0], p["back"] * x[1] * x[2], p["fast"] * x[1] ** 2
+    return jnp.stack([back - slow, slow - back - fast, fast])
+
+
+STIFF = {
+    "van der Pol": Model(
+        oscillator,
+        lambda p, theta: theta["x0"],
+        lambda t, x, p, theta: x[0],
+        np.linspace(1.0, 20, 20),
+        {"mu": 5.0, "spring": 1.0},
+        {"x0": np.array([2.0, 0.1])},
+        0.1,
+    ),
+    "Robertson": Model(
+        robertson,
+        lambda p, theta: jnp.stack([theta["first"], *jnp.zeros(2)]),
+        lambda t, x, p, theta: x * jnp.array([1.0, 1e4, 1.0]),
+        np.geomspace(1e-2, 1e4, 13),
+        {"slow": 0.04, "back": 1e4, "fast": 3e7},
+        {"first": 1.0},
+        0.01,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STIFF)
+def test_reverse_mode_against_forward_mode(name):
+    """The gradient of the objective in p and theta, away from the optimum."""
+    model = STIFF[name]
+    p = jax.tree.map(lambda p: 1.02 * p, model.truth)
+    found = []
+    for adjoint in (diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()):
+        lower = model.calibration(1e-8, adjoint=adjoint, solver=ih.Rodas5P())
+        found.append(jax.jit(jax.grad(lower.objective, argnums=(0, 1)))(p, model.theta))
+    forward, reverse = (np.asarray(ravel_pytree(gradient)[0]) for gradient in found)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-8)
+
+
+def test_a_hypergradient_in_reverse_mode():
+    """The same fit and the same adjoint, its Hessian by sweeps back through the variational equations."""
+    found = []
+    for adjoint in (diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()):
+        lower = MODELS["Lotka-Volterra"].calibration(1e-10, adjoint=adjoint, solver=diffrax.Tsit5())
+        problem = ih.Bilevel(lower, lambda p, theta: p["birth"] * p["death"] + theta["x0"][0])
+        found.append(ih.Implicit()(problem, {"x0": np.array([3.0, 1.5])}))
+    forward, reverse = found
+    np.testing.assert_allclose(reverse.gradient["x0"], forward.gradient["x0"], rtol=1e-8)
