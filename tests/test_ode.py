@@ -1,5 +1,6 @@
 """Calibration against closed forms: fits that are linear in p, their hypergradients, bounds, masks, noise, doses."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -272,15 +273,20 @@ def decay_fit(t, y, q, gauss_newton):
     return rate, -mixed / second
 
 
-@pytest.mark.parametrize("gauss_newton", [False, True])
-def test_gauss_newton_and_the_exact_hessian(gauss_newton):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gauss_newton": True}, {"adjoint": diffrax.RecursiveCheckpointAdjoint()}],
+    ids=["exact", "Gauss-Newton", "exact in reverse mode"],
+)
+def test_gauss_newton_and_the_exact_hessian(options):
     """They agree where the residual vanishes, and only there."""
+    gauss_newton = options.get("gauss_newton", False)
     t = np.linspace(0.3, 3, 6)
     perfect = 1.5 * np.exp(-0.8 * t)
     poor = perfect + 0.4 * np.random.default_rng(3).standard_normal(t.size)
     functions = lambda t, x, p, theta: -p * x, lambda p, theta: theta["q"], lambda t, x, p, theta: x  # noqa: E731
     tight = {"rtol": 1e-10, "atol": 1e-10}
-    lower = ih.Calibration(*functions, t, poor, noise=1.0, start=1.0, gauss_newton=gauss_newton, **tight)
+    lower = ih.Calibration(*functions, t, poor, noise=1.0, start=1.0, **tight, **options)
     slopes = {}
     for name, y in (("poor", poor), ("perfect", perfect)):
         lower = eqx.tree_at(lambda c: c.measured.values, lower, jnp.asarray(y)[:, None])

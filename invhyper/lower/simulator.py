@@ -137,7 +137,8 @@ class Simulator(eqx.Module):
 
     def _solve(self, begin, end, state, times, given, adjoint):
         """States at `times`, the last state, code, time reached and steps, of one stretch."""
-        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=SHORTEST * jnp.abs(end - begin))
+        shortest = SHORTEST * jnp.abs(end - begin)
+        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=shortest, force_dtmin=False)
         if isinstance(self.solver, diffrax.Dopri8):
             # Between its steps Dopri8 is far less accurate than at their ends.
             control = diffrax.ClipStepSizeController(control, step_ts=times)

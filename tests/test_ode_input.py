@@ -1,0 +1,183 @@
+"""What `Calibration` says of bad input, and of simulations that fail."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import invhyper as ih
+from invhyper.lower.ode_failure import failure
+
+TIMES, DATA = np.array([1.0, 2.0, 3.0]), np.array([0.4, 0.2, 0.1])
+
+
+def calibration(times=TIMES, data=DATA, *, rhs=None, initial=None, observe=None, **options):
+    """An exponential decay, or what is left of it."""
+    return ih.Calibration(
+        rhs or (lambda t, x, p, theta: -p["rate"] * x),
+        initial or (lambda p, theta: theta["x0"] * jnp.ones(2)),
+        observe or (lambda t, x, p, theta: x[0]),
+        times,
+        data,
+        **{"noise": 0.1, "start": {"rate": 1.0}, **options},
+    )
+
+
+REFUSED_AT_THE_DOOR = {
+    "unsorted times": ({"times": [1.0, 3.0, 2.0]}, r"times hold 2 after 3 \(entry 2\): increasing times are wanted"),
+    "duplicate times": ({"times": [1.0, 2.0, 2.0]}, r"times hold 2 twice \(entry 2\).*repetitions as observables"),
+    "a time that is NaN": ({"times": [1.0, np.nan, 2.0]}, "times hold NaN or infinity at entry 1"),
+    "times in a table": ({"times": np.ones((3, 1))}, r"times has shape \(3, 1\): one axis"),
+    "times before t0": ({"t0": 1.5}, "times begin at 1, before t0 = 1.5: start earlier, or leave these out"),
+    "NaN without a mask": (
+        {"data": [0.4, np.nan, 0.1]},
+        r"data is nan at entry 1: leave out what was not measured with mask=np.isfinite\(data\)",
+    ),
+    "NaN that the mask leaves": (
+        {"data": [0.4, np.nan, 0.1], "mask": np.array([False, True, True])},
+        "data is nan at entry 1",
+    ),
+    "mask of numbers": ({"mask": np.ones(3)}, "mask is float64 of shape .*True where data"),
+    "mask too short": ({"mask": np.ones(2, bool)}, r"mask is bool of shape \(2,\): True where data, of shape \(3,\)"),
+    "data too short": ({"data": [0.4, 0.2]}, r"data has shape \(2,\): \(3,\) or \(3, observables\) is wanted"),
+    "data in words": ({"data": ["a", "b", "c"]}, "data is not an array of numbers"),
+    "zero noise": ({"noise": 0.0}, "noise holds 0: positive standard deviations are wanted"),
+    "one noise zero": ({"noise": [0.1, 0.0, 0.1]}, "noise holds 0: positive"),
+    "noise too short": (
+        {"noise": [0.1, 0.1]},
+        r"noise has shape \(2, 1\): a number, or a shape that fits data \(3, 1\)",
+    ),
+    "start outside its bounds": (
+        {"bounds": ({"rate": 2.0}, {"rate": 3.0})},
+        "start 'rate' = 1 is outside its bounds 2 to 3",
+    ),
+    "bounds crossed": ({"bounds": (3.0, 2.0)}, "bounds of 'rate' are 3 and 2: lower < upper is wanted"),
+    "bounds of another parameter": ({"bounds": ({"speed": 0.0}, None)}, "unknown key 'speed': start has 'rate'"),
+    "one bound": ({"bounds": 0.0}, r"bounds = 0.0: a pair \(lower, upper\) is wanted"),
+    "start that is NaN": ({"start": {"rate": np.nan}}, "start 'rate' = nan is not finite"),
+    "start in words": ({"start": {"rate": "fast"}}, "start 'rate' is 'fast': a number or an array is wanted"),
+    "no parameter": ({"start": {}}, "start holds no number: p needs at least one parameter"),
+    "no function": ({"rhs": 3.0}, "rhs is a float: a function is wanted"),
+    "prior no function": ({"prior": 1.0}, r"prior is a float: a function \(p, theta\) -> number, or None, is wanted"),
+    "negative tolerance": ({"rtol": -1e-8}, "rtol = -1e-08: a positive number is wanted"),
+    "accuracy zero": ({"certify": True, "accuracy": 0.0}, "accuracy = 0.0: a positive number is wanted"),
+    "doses of numbers": ({"doses": 3.0}, r"doses is a float: Doses\(times, amounts\) or a function is wanted"),
+    "doses before t0": (
+        {"doses": ih.Doses(np.array([-1.0]), np.ones((1, 2)))},
+        "doses are given at -1, before t0 = 0",
+    ),
+    "breaks no times": ({"breaks": [1.0, np.inf]}, "breaks = .*: finite times along one axis are wanted"),
+    "no conditions": ({"conditions": []}, "conditions is empty: give one per experiment, or leave it out"),
+    "data for one condition": (
+        {"conditions": [{"dose": 1.0}, {"dose": 2.0}], "data": [DATA]},
+        "data has 1 entries for 2 conditions: one each is wanted",
+    ),
+    "unsorted times of a condition": (
+        {"conditions": [1.0, 2.0], "times": [TIMES, TIMES[::-1]], "data": [DATA, DATA]},
+        "times of condition 1 hold 2 after 3",
+    ),
+    "conditions that differ": (
+        {"conditions": [{"dose": 1.0}, {"drug": 2.0}], "data": [DATA, DATA]},
+        "conditions differ in their keys or shapes: all must have the same",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_AT_THE_DOOR)
+def test_refused_at_the_door(name):
+    changed, sentence = REFUSED_AT_THE_DOOR[name]
+    with pytest.raises(ValueError, match=f"^Calibration .*{sentence}"):
+        calibration(**changed)
+
+
+REFUSED_AT_THE_FIRST_LOOK = {
+    "rhs of another shape": (
+        {"rhs": lambda t, x, p, theta: -p["rate"] * x[0]},
+        r"rhs returns shape \(\), initial \(2,\): the same is wanted",
+    ),
+    "rhs of another structure": ({"rhs": lambda t, x, p, theta: (x, x)}, "rhs returns shape .*: the same is wanted"),
+    "observe of another shape": (
+        {"observe": lambda t, x, p, theta: x},
+        r"observe returns shape \(2,\): \(\), as each row of data, is wanted",
+    ),
+    "observe too few": (
+        {"data": np.ones((3, 2)), "observe": lambda t, x, p, theta: x[0]},
+        r"observe returns shape \(\): \(2,\), as each row of data, is wanted",
+    ),
+    "prior of a vector": (
+        {"prior": lambda p, theta: jnp.ones(2) * p["rate"]},
+        r"prior returns shape \(2,\): a number is wanted",
+    ),
+    "noise of a matrix": ({"noise": lambda p, theta: jnp.ones(2)}, r"noise returns shape \(2,\), which does not fit"),
+    "a key that theta lacks": (
+        {"initial": lambda p, theta: theta["start"] * jnp.ones(2)},
+        "initial asks for the key 'start': p has 'rate'; theta has 'x0'",
+    ),
+    "a key that p lacks": (
+        {"rhs": lambda t, x, p, theta: -p["speed"] * x},
+        "rhs asks for the key 'speed': p has 'rate'; theta has 'x0'",
+    ),
+    "an argument too few": ({"rhs": lambda t, x, p: -x}, "rhs cannot be called with its 4 arguments: .*takes 3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_AT_THE_FIRST_LOOK)
+def test_refused_at_the_first_look(name):
+    changed, sentence = REFUSED_AT_THE_FIRST_LOOK[name]
+    with pytest.raises(ValueError, match=f"^Calibration {sentence}"):
+        ih.solve(calibration(**changed), {"x0": 1.0})
+
+
+def test_a_fit_that_cannot_be_simulated():
+    """Where, why, at which state and parameters."""
+    sentence = (
+        r"Calibration: the simulation stopped at t = 0\.\d+ after 5 steps: raise max_steps, loosen rtol, or bound the "
+        r"parameters; state \[0\.\d+, 0\.\d+\], p = rate 1, theta = x0 1"
+    )
+    with pytest.raises(ih.NotConverged, match=sentence):
+        ih.solve(calibration(max_steps=5, solver=ih.Rodas5P()), {"x0": 1.0})
+
+
+STUCK = "the simulation met a slope that is not finite after t = "
+FAILED = {
+    "a slope that is not finite": (
+        {"rhs": lambda t, x, p, theta: p["rate"] * jnp.log(0.5 - x)},
+        STUCK + r"0 \(\d+ steps\): bound the parameters; state \[1, 1\]",
+    ),
+    "a slope that ceases to be": (
+        {"rhs": lambda t, x, p, theta: -p["rate"] * (1 + 0 * jnp.sqrt(x - 0.5))},
+        STUCK + r"0\.(4|5)\d* \(\d+ steps\)",
+    ),
+    "a state that explodes": (
+        {"rhs": lambda t, x, p, theta: p["rate"] * x**2},
+        r"the simulation stopped at t = (1|0\.99\d*) after 500 steps: raise max_steps.*; state \[\d\.\d+e",
+    ),
+    "no rest": (
+        {"rhs": lambda t, x, p, theta: p["rate"] * jnp.stack([x[1], -x[0]]), "steady": True},
+        "the simulation came to no rest in 500 steps: it may oscillate or grow; start from t0 without steady; state ",
+    ),
+    "the second experiment": (
+        {
+            "rhs": lambda t, x, p, theta, c: p["rate"] * jnp.log(c - x),
+            "initial": lambda p, theta, c: theta["x0"] * jnp.ones(2),
+            "observe": lambda t, x, p, theta, c: x[0],
+            "conditions": [5.0, 0.5],
+            "data": [DATA, DATA],
+        },
+        "the simulation of condition 1 met a slope that is not finite after t = 0",
+    ),
+    "an observation that is not finite": (
+        {"observe": lambda t, x, p, theta: jnp.log(-x[0])},
+        "the objective is not finite at p = rate 1, theta = x0 1: check observe, noise and prior",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_what_is_said_of_a_failed_simulation(name):
+    changed, sentence = FAILED[name]
+    lower = calibration(solver=ih.Rodas5P(), max_steps=500, **changed)
+    said = failure(lower.chosen(), lower.measured, lower.start, {"x0": 1.0})
+    assert re.match(sentence, said), said
+    assert "p = rate 1" in said and said.count("theta = x0 1") == 1
