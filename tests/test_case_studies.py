@@ -21,6 +21,7 @@ STUDIES = (
     "deblurring_split_bregman",
     "learning_from_many_images",
     "blind_blur",
+    "ode_initial_condition",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -40,6 +41,7 @@ PICTURES = {
     "deblurring_split_bregman": {"pictures.png"},
     "learning_from_many_images": {"gains.png", "pictures.png"},
     "blind_blur": {"pictures.png", "widths.png"},
+    "ode_initial_condition": {"errors.png", "fits.png"},
 }
 
 
@@ -230,3 +232,13 @@ def test_learned_weights_serve_other_images(quick):
     for model in ("one", "two"):
         own, learned = (found["decibels"][f"{model}_{which}"] for which in ("own", "learned"))
         assert np.all(own >= learned - 1e-9)
+
+
+def test_ode_slopes_and_search_are_those_of_the_closed_form(quick):
+    found = quick("ode_initial_condition").findings
+    np.testing.assert_allclose(found["curve"], found["closed_curve"], rtol=1e-7)
+    np.testing.assert_allclose(found["inner"], found["closed_inner"], rtol=1e-8, atol=1e-8)
+    true = np.abs(found["slopes"] - found["closed_slopes"])
+    assert np.all(true <= 1e-8 * np.max(np.abs(found["slopes"]))) and np.all(true <= 3 * found["estimates"])
+    assert found["q"] == pytest.approx(found["closed_form_q"], rel=1e-7)
+    assert found["solves"] <= 5

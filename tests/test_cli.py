@@ -207,6 +207,7 @@ def test_the_studies_are_found_from_anywhere(here):
         "diabetes_elastic_net",
         "ehrhardt_roberts",
         "learning_from_many_images",
+        "ode_initial_condition",
         "spatially_varying_tv",
         "tv_denoising",
     }

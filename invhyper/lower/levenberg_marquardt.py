@@ -1,6 +1,6 @@
 """Damped Newton steps within bounds, on the model of the objective that it is given, in traced code.
 
-    (H + mu D) s = -g on the parameters that are free,   x_+ = clip(x + s),   D = diag(H)
+    (H + mu D) s = -g on the parameters that are free,   x_+ = clip(x + s),   D = |diag(H)|
 
 With H = J^T J it is the Levenberg-Marquardt method; with the exact Hessian it is Newton's. A parameter is fixed while
 it stands at a bound and the slope presses it there. Marquardt (1963), doi:10.1137/0111030; damping after Nielsen
@@ -43,8 +43,8 @@ class Found(NamedTuple):
 
 
 def scales(local: Local) -> Float[Array, " p"]:
-    """sqrt(diag H): what one unit of each parameter moves, in units of the residual."""
-    return jnp.sqrt(jnp.maximum(jnp.diagonal(local.curvature), TINY))
+    """sqrt|diag H|: what one unit of each parameter moves, in units of the residual."""
+    return jnp.sqrt(jnp.maximum(jnp.abs(jnp.diagonal(local.curvature)), TINY))
 
 
 def free(local: Local, lower, upper) -> Bool[Array, " p"]:

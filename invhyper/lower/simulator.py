@@ -152,7 +152,7 @@ class Simulator(eqx.Module):
             end,
             None,
             state,
-            given,
+            (given, None if self.breaks is None else _inside(begin, end)),
             saveat=saveat,
             stepsize_controller=control,
             adjoint=adjoint,
@@ -175,7 +175,9 @@ class Simulator(eqx.Module):
             return moving(self.t0, x, *given)
 
         def at_rest(t, x, args, *, terms, **_):
-            moved = jax.tree.map(lambda v, x: jnp.max(jnp.abs(t * v) / (atol + rtol * jnp.abs(x))), rhs(t, x, *args), x)
+            moved = jax.tree.map(
+                lambda v, x: jnp.max(jnp.abs(t * v) / (atol + rtol * jnp.abs(x))), rhs(t, x, *args[0]), x
+            )
             return (t > 0) & (jax.tree.reduce(jnp.maximum, moved) < 1)
 
         found = diffrax.diffeqsolve(
@@ -185,7 +187,7 @@ class Simulator(eqx.Module):
             jnp.inf,
             None,
             state,
-            given,
+            (given, None),
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
             event=diffrax.Event(at_rest),
             adjoint=REVERSE if isinstance(adjoint, diffrax.BacksolveAdjoint) else adjoint,
@@ -203,7 +205,19 @@ def explicit(rtol: float) -> diffrax.AbstractSolver:
 
 
 def _term(rhs):
-    return diffrax.ODETerm(lambda t, x, given: rhs(t, x, *given))
+    return diffrax.ODETerm(lambda t, x, args: rhs(_within(t, args[1]), x, *args[0]))
+
+
+def _inside(begin, end):
+    """The first and the last time of an open interval: at its very ends rhs may be that of the other side of a jump."""
+    begin, end = jax.lax.stop_gradient((begin, end))
+    low, high = jnp.minimum(begin, end), jnp.maximum(begin, end)
+    return jnp.nextafter(low, jnp.inf), jnp.nextafter(high, -jnp.inf)
+
+
+def _within(t, interval):
+    """t moved into the interval, with the derivative of t."""
+    return t if interval is None else t + jax.lax.stop_gradient(jnp.clip(t, *interval) - t)
 
 
 def _code(result) -> Array:
