@@ -22,6 +22,8 @@ STUDIES = (
     "learning_from_many_images",
     "blind_blur",
     "ode_initial_condition",
+    "hare_lynx",
+    "epidemic",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -42,6 +44,8 @@ PICTURES = {
     "learning_from_many_images": {"gains.png", "pictures.png"},
     "blind_blur": {"pictures.png", "widths.png"},
     "ode_initial_condition": {"errors.png", "fits.png"},
+    "hare_lynx": {"fit.png", "waterfall.png", "profiles.png"},
+    "epidemic": {"fit.png", "waterfall.png", "profiles.png"},
 }
 
 

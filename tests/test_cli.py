@@ -206,6 +206,8 @@ def test_the_studies_are_found_from_anywhere(here):
         "deblurring_split_bregman",
         "diabetes_elastic_net",
         "ehrhardt_roberts",
+        "epidemic",
+        "hare_lynx",
         "learning_from_many_images",
         "ode_initial_condition",
         "spatially_varying_tv",

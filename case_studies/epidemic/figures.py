@@ -1,10 +1,11 @@
 """Figures of the study, from its report alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-from invhyper import Report, plots
+from invhyper import Profile, Report, Verdict, plots
 
 KINDS = (("infective", plots.VERMILION), ("recovered", plots.BLUE))
 SIDES = 1.96  # of a normal distribution, 95 % within
@@ -12,7 +13,7 @@ NOISE = 2.0
 
 
 def draw(report: Report, folder: Path) -> list[Path]:
-    """Descent, fit with bands, criterion over the first day, waterfall; returns the files written."""
+    """Descent, fit with bands, criterion over the first day, waterfall, profiles; returns the files written."""
     found = report.findings
     waterfall = plots.waterfall(found["fits"], found["fits_converged"])
     return [
@@ -20,6 +21,7 @@ def draw(report: Report, folder: Path) -> list[Path]:
         plots.save(fit(report), folder / "fit.png"),
         plots.save(criterion(report), folder / "criterion.png"),
         plots.save(waterfall, folder / "waterfall.png"),
+        plots.save(profiles(report), folder / "profiles.png"),
     ]
 
 
@@ -58,3 +60,13 @@ def criterion(report: Report):
         path=path[inside],
         label="held-out misfit",
     )
+
+
+def profiles(report: Report):
+    """How well each rate is known, on its logarithm."""
+    found = report.findings
+    known = SimpleNamespace(
+        profiles={name: Profile(**profile) for name, profile in found["profiles"].items()},
+        verdicts={name: Verdict(**verdict) for name, verdict in found["verdicts"].items()},
+    )
+    return plots.profiles(known, columns=2)

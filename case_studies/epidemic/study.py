@@ -1,7 +1,7 @@
 """A common cold on an island: the rates of an epidemic inside, how many were susceptible and infective outside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import equinox as eqx
@@ -81,7 +81,8 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     across, up = np.meshgrid(first["susceptible"], first["infective"], indexing="ij")
     values, _ = ih.sweep(problem, {"susceptible": across, "infective": up})
 
-    rates = {name: float(np.exp(p[name])) for name in p}
+    rates = {name: float(np.exp(value)) for name, value in p.items()}
+    known = ih.identify(fitted, theta, report.solution)
     findings = {
         "held_out_before": report.history[0].value,
         "held_out_misfit": report.value,
@@ -102,32 +103,29 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
         "first": first,
         "values": values,
         "path": np.array([[s.theta["susceptible"], s.theta["infective"], s.value] for s in report.history]),
-        **band(fitted, p, theta, data),
+        "errors": dict(zip(known.fisher.names, known.fisher.standard_errors.tolist(), strict=True)),
+        "profiles": {name: asdict(profile) for name, profile in known.profiles.items()},
+        "verdicts": {name: asdict(verdict) for name, verdict in known.verdicts.items()},
+        **band(fitted, p, theta, data, known.fisher.matrix),
     }
     return replace(report, findings={**findings, "summary": summary(findings)})
 
 
-def band(fitted: ih.Calibration, p, theta, data: Colds) -> dict:
-    """The fitted curves and their standard deviation, by the delta method: J (J_d^T J_d / noise^2)^-1 J^T.
+def band(fitted: ih.Calibration, p, theta, data: Colds, information: np.ndarray) -> dict:
+    """The fitted curves and their standard deviation, by the delta method: J information^-1 J^T, J the slope in p.
 
-    J: slope of the curves in p; J_d: its rows on the fitted days. theta is taken as it is.
+    theta is taken as it is: what choosing it adds to the uncertainty is not in it.
     """
-    t = np.linspace(data.days[0], data.days[-1], 6 * int(data.days[-1] - data.days[0]) + 1)  # every sixth is a day
+    t = np.linspace(data.days[0], data.days[-1], 6 * int(data.days[-1] - data.days[0]) + 1)
 
     def curves(p):
         seen = fitted.simulate(p, theta, t)
         return seen, seen
 
     slope, mean = jax.jit(jax.jacfwd(curves, has_aux=True))(p)
-    J = np.stack([np.asarray(slope[name]) for name in p], axis=-1)
-    seen = J[::6][~data.held].reshape(-1, len(p)) / NOISE
-    covariance = np.linalg.inv(seen.T @ seen)
-    return {
-        "t": t,
-        "mean": np.asarray(mean),
-        "deviation": np.sqrt(np.einsum("tsi,ij,tsj->ts", J, covariance, J)),
-        "errors": dict(zip(p, np.sqrt(np.diag(covariance)).tolist(), strict=True)),
-    }
+    J = np.stack(jax.tree.leaves(slope), axis=-1)
+    variance = np.einsum("tsi,ij,tsj->ts", J, np.linalg.inv(information), J)
+    return {"t": t, "mean": np.asarray(mean), "deviation": np.sqrt(variance)}
 
 
 def summary(found: dict) -> list[str]:

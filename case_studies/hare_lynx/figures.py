@@ -1,10 +1,11 @@
 """Figures of the study, from its report alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-from invhyper import Report, plots
+from invhyper import Profile, Report, Verdict, plots
 
 SPECIES = (("hare", plots.BLUE), ("lynx", plots.VERMILION))
 SIDES = 1.96  # of a normal distribution, 95 % within
@@ -12,7 +13,7 @@ NOISE = 0.25
 
 
 def draw(report: Report, folder: Path) -> list[Path]:
-    """Descent, fit with bands, criterion over the weight and over the first winter, waterfall; returns the files."""
+    """Descent, fit with bands, criterion over weight and first winter, waterfall, profiles; returns the files written."""
     found = report.findings
     waterfall = plots.waterfall(found["fits"], found["fits_converged"])
     return [
@@ -20,6 +21,7 @@ def draw(report: Report, folder: Path) -> list[Path]:
         plots.save(fit(report), folder / "fit.png"),
         plots.save(criterion(report), folder / "criterion.png"),
         plots.save(waterfall, folder / "waterfall.png"),
+        plots.save(profiles(report), folder / "profiles.png"),
     ]
 
 
@@ -62,3 +64,13 @@ def criterion(report: Report):
     plots.criterion({"hares in 1900 / thousand pelts": hare, "lynxes in 1900 / thousand pelts": lynx}, found["winters"],
                     path=ends[inside], axes=right, label="held-out misfit")  # fmt: skip
     return figure
+
+
+def profiles(report: Report):
+    """How well each rate is known, on its logarithm."""
+    found = report.findings
+    known = SimpleNamespace(
+        profiles={name: Profile(**profile) for name, profile in found["profiles"].items()},
+        verdicts={name: Verdict(**verdict) for name, verdict in found["verdicts"].items()},
+    )
+    return plots.profiles(known, columns=2)

@@ -1,7 +1,7 @@
 """Hare and lynx: the rates of Lotka and Volterra inside, the first winter and the weight of a prior outside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import equinox as eqx
@@ -96,17 +96,15 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     hare, lynx = np.meshgrid(winter["hare"], winter["lynx"], indexing="ij")
     winters, _ = ih.sweep(problem, {"hare": hare, "lynx": lynx, "weight": np.full(hare.shape, theta["weight"])})
 
-    bands = band(fitted, p, theta, data)
-    first = report.history[0]
+    known = ih.identify(fitted, theta, report.solution)
     findings = {
-        "held_out_before": first.value,
+        "held_out_before": report.history[0].value,
         "held_out_misfit": report.value,
         "held_out_values": held.measured.count,
         "hare": float(theta["hare"]),
         "lynx": float(theta["lynx"]),
         "weight": float(theta["weight"]),
         **{f"{name}_rate": float(np.exp(p[name])) for name in GUESS},
-        "errors": bands.pop("errors"),
         "solves": report.history[-1].solves,
         "starts": len(fits.values),
         "starts_at_best": fits.reached(),
@@ -121,32 +119,29 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
         "winter": winter,
         "winters": winters,
         "path": np.array([[s.theta["hare"], s.theta["lynx"], s.theta["weight"], s.value] for s in report.history]),
-        **bands,
+        "errors": dict(zip(known.fisher.names, known.fisher.standard_errors.tolist(), strict=True)),
+        "profiles": {name: asdict(profile) for name, profile in known.profiles.items()},
+        "verdicts": {name: asdict(verdict) for name, verdict in known.verdicts.items()},
+        **band(fitted, p, theta, data, known.fisher.matrix),
     }
     return replace(report, findings={**findings, "summary": summary(findings)})
 
 
-def band(fitted: ih.Calibration, p, theta, data: Pelts) -> dict:
-    """The fitted curve and its standard deviation, by the delta method: J (J_d^T J_d / noise^2 + weight)^-1 J^T.
+def band(fitted: ih.Calibration, p, theta, data: Pelts, information: np.ndarray) -> dict:
+    """The fitted curve and its standard deviation, by the delta method: J information^-1 J^T, J the slope in p.
 
-    J: slope of the curve in p; J_d: its rows at the fitted years. theta is taken as it is.
+    theta is taken as it is: what choosing it adds to the uncertainty is not in it.
     """
-    t = np.linspace(0.0, data.t[-1], 6 * int(data.t[-1]) + 1)  # every sixth is a year
+    t = np.linspace(0.0, data.t[-1], 6 * int(data.t[-1]) + 1)
 
     def curve(p):
         seen = fitted.simulate(p, theta, t)
         return seen, seen
 
     slope, mean = jax.jit(jax.jacfwd(curve, has_aux=True))(p)
-    J = np.stack([np.asarray(slope[name]) for name in GUESS], axis=-1)
-    seen = J[::6][~data.held].reshape(-1, len(GUESS)) / NOISE
-    covariance = np.linalg.inv(seen.T @ seen + float(theta["weight"]) * np.eye(len(GUESS)))
-    return {
-        "t": t,
-        "mean": np.asarray(mean),
-        "deviation": np.sqrt(np.einsum("tsi,ij,tsj->ts", J, covariance, J)),
-        "errors": dict(zip(GUESS, np.sqrt(np.diag(covariance)).tolist(), strict=True)),
-    }
+    J = np.stack(jax.tree.leaves(slope), axis=-1)
+    variance = np.einsum("tsi,ij,tsj->ts", J, np.linalg.inv(information), J)
+    return {"t": t, "mean": np.asarray(mean), "deviation": np.sqrt(variance)}
 
 
 def summary(found: dict) -> list[str]:
