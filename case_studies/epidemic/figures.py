@@ -69,4 +69,7 @@ def profiles(report: Report):
         profiles={name: Profile(**profile) for name, profile in found["profiles"].items()},
         verdicts={name: Verdict(**verdict) for name, verdict in found["verdicts"].items()},
     )
-    return plots.profiles(known, columns=2)
+    figure = plots.profiles(known, columns=2)
+    for axes, name in zip(figure.axes, known.profiles, strict=False):
+        axes.set_xlabel(f"ln {name}")
+    return figure

@@ -15,7 +15,7 @@ NOISE = 2.0  # standard deviation of a count, in people
 # The box from which fits start: a person infects a susceptible one, and recovers, at these rates a day.
 RATES = ih.Parameters(infection=ih.log(0.02, 1e-3, 0.5, unit="1/day"), recovery=ih.log(0.2, 0.02, 5.0, unit="1/day"))
 START = ih.Parameters(
-    susceptible=ih.log(60.0, 37.0, 280.0, unit="people"),  # 37 fell ill, of an island of some 280
+    susceptible=ih.log(60.0, 37.0, 280.0, unit="people"),  # 37 fell ill; the island had 284 people in 1971
     infective=ih.log(1.0, 0.05, 5.0, unit="people"),
 )
 

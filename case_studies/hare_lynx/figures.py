@@ -13,7 +13,7 @@ NOISE = 0.25
 
 
 def draw(report: Report, folder: Path) -> list[Path]:
-    """Descent, fit with bands, criterion over weight and first winter, waterfall, profiles; returns the files written."""
+    """Descent, fit with bands, criterion over weight and first winter, waterfall, profiles; returns the files."""
     found = report.findings
     waterfall = plots.waterfall(found["fits"], found["fits_converged"])
     return [
@@ -73,4 +73,7 @@ def profiles(report: Report):
         profiles={name: Profile(**profile) for name, profile in found["profiles"].items()},
         verdicts={name: Verdict(**verdict) for name, verdict in found["verdicts"].items()},
     )
-    return plots.profiles(known, columns=2)
+    figure = plots.profiles(known, columns=2)
+    for axes, name in zip(figure.axes, known.profiles, strict=False):
+        axes.set_xlabel(f"ln {name}")
+    return figure
