@@ -96,18 +96,23 @@ def producing(production, conditions, noise):
 # Turnover x' = a - k x from x(0) = q, seen as gain x: (a, q, gain) -> (L a, L q, gain / L) is not seen.
 
 
+TRACED = []
+
+
 @pytest.fixture(scope="module")
 def turnover():
-    start = (3 + (2 - 3) * np.exp(-0.6 * TIMES)) * 1.5
+    def rhs(t, x, p, theta):
+        TRACED.append(1)
+        return p["a"] - p["k"] * x
+
     return ih.Calibration(
-        rhs=lambda t, x, p, theta: p["a"] - p["k"] * x,
+        rhs=rhs,
         initial=lambda p, theta: p["q"],
         observe=lambda t, x, p, theta: p["gain"] * x,
         times=TIMES,
-        data=start + 0.05 * WIGGLE,
+        data=(3 + (2 - 3) * np.exp(-0.6 * TIMES)) * 1.5 + 0.05 * WIGGLE,
         noise=0.05,
         start={"a": 1.0, "q": 1.0, "gain": 1.0, "k": 0.5},
-        bounds=(0.0, None),
     )
 
 
@@ -233,13 +238,22 @@ def test_production_with_a_gain_is_structurally_not(production):
 
 def test_turnover_of_unknown_scale_is_structurally_not(turnover):
     """A null direction of three of four parameters."""
-    found = ih.identify(turnover, {})
+    found = ih.identify(turnover, {}, within=dict.fromkeys(("a", "q", "gain"), (0.1, 10.0)))
     assert kinds(found) == {"a": STRUCTURALLY, "gain": STRUCTURALLY, "k": IDENTIFIABLE, "q": STRUCTURALLY}
     p = {name: each.value for name, each in found.verdicts.items()}
     known = {"a": p["a"], "q": p["q"], "gain": -p["gain"]}
     for name in known:
         assert set(found.verdicts[name].direction) == set(known)
         assert degrees(found.verdicts[name].direction, known, p) < 1
+
+
+def test_all_profiles_run_in_the_program_of_the_fit(turnover):
+    solution = ih.solve(turnover, {}, throw=False)
+    ih.fisher(turnover, {}, solution)
+    traced = len(TRACED)
+    for name, within in (("a", (1.0, 3.0)), ("k", None)):
+        assert len(ih.profile(turnover, {}, name, solution=solution, within=within).values) > 5
+    assert len(TRACED) == traced > 0
 
 
 # Fisher information

@@ -24,7 +24,7 @@ REACH, FIRST = 100.0, 0.2
 # Scaled curvatures of the other parameters up to here do not say where these go.
 FLAT_CURVATURE = 1e-10
 # A step that rises too far, or cannot be simulated, is cut until it is so small a share of the way from the fit.
-CUT, SHORTEST, MOST = 4.0, 1e-4, 100
+CUT, SHORTEST, MOST = 4.0, 1e-3, 100
 BELOW, ABOVE = ("lower", "above", "down"), ("upper", "below", "up")
 
 
