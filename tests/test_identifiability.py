@@ -1,6 +1,7 @@
 """Fisher information, profile likelihoods and verdicts, against closed forms and scipy's re-optimisation."""
 
 import io
+import json
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from scipy.special import lambertw
 from scipy.stats import chi2
 
 import invhyper as ih
+from invhyper import archive
 from invhyper.identifiability import verdict
 from invhyper.identifiability.verdict import IDENTIFIABLE, PRACTICALLY, STRUCTURALLY
 
@@ -383,3 +385,14 @@ def test_table_and_figures_show_what_was_found(production):
     shares = below.images[0].get_array()
     np.testing.assert_allclose(shares.sum(axis=0), 1.0)
     np.testing.assert_allclose(shares[:, 2], [0.5, 0.0, 0.5], atol=1e-6)
+
+
+def test_findings_of_a_report_come_back(production):
+    found = ih.identify(producing(production, CONDITIONS, 0.2)[0], {})
+    arrays = {}
+    text = json.dumps(archive.encode(found.findings(), arrays, "findings"), allow_nan=False)
+    again = ih.Identifiability.of(archive.decode(json.loads(text), arrays))
+    assert again.summary() == found.summary() and again.verdicts == found.verdicts
+    np.testing.assert_array_equal(again.fisher.correlations, found.fisher.correlations)
+    assert again.profiles["k"].interval == found.profiles["k"].interval
+    assert len(ih.plots.profiles(again).axes) == 3

@@ -1,7 +1,7 @@
 """What the data say of each parameter, in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from jax.flatten_util import ravel_pytree
@@ -44,14 +44,28 @@ class Verdict:
 @dataclass(frozen=True)
 class Identifiability:
     """What `identify` found: `verdicts` and `profiles` by parameter, the `fisher` information, the `solution` that
-    they are about, the `level` of confidence, and `notes`."""
+    they are about (None if loaded), the `level` of confidence, and `notes`."""
 
     verdicts: dict[str, Verdict]
     profiles: dict[str, Profile]
     fisher: Fisher
-    solution: Solution
+    solution: Solution | None
     level: float
     notes: tuple[str, ...] = ()
+
+    def findings(self) -> dict:
+        """All but the solution, as a `Report` keeps it in its `findings`."""
+        parts = {name: getattr(self, name) for name in ("verdicts", "profiles")}
+        found = {name: {key: asdict(part) for key, part in parts[name].items()} for name in parts}
+        return {**found, "fisher": asdict(self.fisher), "level": self.level, "notes": self.notes}
+
+    @staticmethod
+    def of(findings: dict) -> "Identifiability":
+        """What `findings` was made from, for the figures of a report that was loaded."""
+        verdicts = {name: Verdict(**part) for name, part in findings["verdicts"].items()}
+        profiles = {name: Profile(**part) for name, part in findings["profiles"].items()}
+        fisher = Fisher(**findings["fisher"])
+        return Identifiability(verdicts, profiles, fisher, None, findings["level"], tuple(findings["notes"]))
 
     def summary(self) -> str:
         """A line a parameter, and the notes."""
