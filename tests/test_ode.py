@@ -108,7 +108,7 @@ def test_certify_reaches_the_accuracy(seed):
     loose, tight = (ih.Implicit()(with_accuracy(problem, accuracy, 1e-4), {"q": q}) for accuracy in (1.0, 1e-9))
     assert abs(float(loose.gradient["q"]) / slope - 1) > 1e-7
     assert float(tight.gradient["q"]) == pytest.approx(slope, rel=1e-9)
-    assert tight.certificate.error_estimate <= 1e-9 * abs(slope) and "by finer simulation" in tight.certificate.verdict
+    assert tight.certificate.error_estimate <= 1e-9 * abs(slope) and "finer simulation" in tight.certificate.verdict
 
 
 def test_certify_says_that_it_cannot(seed):
@@ -275,7 +275,11 @@ def decay_fit(t, y, q, gauss_newton):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"gauss_newton": True}, {"adjoint": diffrax.RecursiveCheckpointAdjoint()}],
+    [
+        {},
+        {"gauss_newton": True},
+        pytest.param({"adjoint": diffrax.RecursiveCheckpointAdjoint()}, marks=pytest.mark.slow),
+    ],
     ids=["exact", "Gauss-Newton", "exact in reverse mode"],
 )
 def test_gauss_newton_and_the_exact_hessian(options):
@@ -285,7 +289,7 @@ def test_gauss_newton_and_the_exact_hessian(options):
     perfect = 1.5 * np.exp(-0.8 * t)
     poor = perfect + 0.4 * np.random.default_rng(3).standard_normal(t.size)
     functions = lambda t, x, p, theta: -p * x, lambda p, theta: theta["q"], lambda t, x, p, theta: x  # noqa: E731
-    tight = {"rtol": 1e-10, "atol": 1e-10}
+    tight = {"rtol": 1e-10, "atol": 1e-10, "solver": diffrax.Tsit5()}
     lower = ih.Calibration(*functions, t, poor, noise=1.0, start=1.0, **tight, **options)
     slopes = {}
     for name, y in (("poor", poor), ("perfect", perfect)):
@@ -318,6 +322,7 @@ def test_the_noise_that_fits_best_is_the_root_mean_square_residual():
         bounds=({"sd": 1e-6}, None),
         rtol=1e-10,
         atol=1e-10,
+        solver=diffrax.Tsit5(),
     )
     found = ih.solve(lower, {"ratio": np.array([1.0, 2.0])})
     for i, ratio in enumerate((1.0, 2.0)):
@@ -352,6 +357,7 @@ def test_repeated_doses_and_the_derivative_in_a_dose_time():
         doses=lambda p, theta: ih.Doses(theta["times"], jnp.ones(3)),
         rtol=1e-10,
         atol=1e-10,
+        solver=diffrax.Tsit5(),
     )
     theta = {"rate": rate, "times": given}
     k = bolus(t, given, rate)

@@ -160,7 +160,15 @@ def test_optimum_against_scipy(name, fitted):
     np.testing.assert_allclose([p[key] for key in sorted(p)], found, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Each model is a program to compile; what the slow ones add to the others (noise, stiffness) is met elsewhere as well.
+SLOW = {"FitzHugh-Nagumo", "van der Pol"}
+
+
+def marked(names, slow):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(MODELS, SLOW))
 def test_sensitivity_against_reconverged_differences(name, fitted):
     model = MODELS[name]
     lower, best = fitted(name)
@@ -208,7 +216,7 @@ STIFF = {
 }
 
 
-@pytest.mark.parametrize("name", STIFF)
+@pytest.mark.parametrize("name", marked(STIFF, {"van der Pol"}))
 def test_reverse_mode_against_forward_mode(name):
     """The gradient of the objective in p and theta, away from the optimum."""
     model = STIFF[name]

@@ -58,6 +58,7 @@ def test_doses_and_their_derivatives_forward(dosed):
     np.testing.assert_allclose(slope["rate"], exact, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_doses_in_reverse(dosed):
     slope = jax.jit(jax.grad(lambda p: jnp.sum(dosed(TIMES, p, None, adjoint=REVERSE).states)))(P)
     amount, rate, time = P["amount"], P["rate"], P["time"]
@@ -98,6 +99,7 @@ def test_a_steady_start_of_conserved_pools():
     assert (float(value), float(first), float(second)) == pytest.approx((2.0, -6 / 9, 12 / 27), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_steady_start_in_reverse():
     pools = exchange(1.0, 2.0, steady=True)
     slope = jax.jit(jax.grad(lambda p, theta: pools(TIMES[:2], p, theta, adjoint=REVERSE).states[-1, 0], (0, 1)))
