@@ -296,6 +296,14 @@ def test_fisher_counts_noise_and_prior():
     np.testing.assert_allclose(found.matrix, np.diag([8 / 0.25 + 3.0, 16 / 0.25]), rtol=1e-8, atol=1e-8)
 
 
+def test_standard_errors_take_what_stands_at_a_bound_as_known(assay):
+    data, _ = held_out_of(4.0, 0.05)
+    bounded = eqx.tree_at(lambda c: c.ceiling, with_data(assay, data, 0.05), jnp.asarray([1.9, 1e4]))
+    found = ih.fisher(bounded, {"x0": 4.0})
+    assert found.values[0] == 1.9 and np.isnan(found.standard_errors[0])
+    assert found.standard_errors[1] == pytest.approx(1 / np.sqrt(found.matrix[1, 1]), rel=1e-12)
+
+
 # What else the verdicts rest on
 
 

@@ -27,7 +27,8 @@ class Fisher:
     `directions` (p, p): its eigenvectors, a column each, as unit steps in natural scale; `scales` (p,): square roots
     of the diagonal; `threshold`: eigenvalues up to here are zero to the simulation's accuracy; `rank`; `null` (p,
     p - rank): a basis of the directions that change no observation, each with as few parameters as may be;
-    `standard_errors` (p,), infinite for what takes part in `null`; `correlations` (p, p), NaN there.
+    `standard_errors` (p,), infinite for what takes part in a null
+    direction, NaN for what stands at a bound; `correlations` (p, p), NaN for both.
     """
 
     matrix: Float[np.ndarray, "p p"]
@@ -59,7 +60,8 @@ def fisher(calibration: Calibration, theta: PyTree, solution: Solution | None = 
         I = S^T S + 2 L^T L + d^2 prior / dp^2,   S = (d observation / dp) / noise,   L = d log(noise) / dp
 
     S and L have a row for each measured value. Where there is no prior and `noise` is no function, I is the J^T J of
-    the weighted residuals. Of a prior that is not convex at the fit the convex part counts; bounds do not. The
+    the weighted residuals. Of a prior that is not convex at the fit the convex part counts. Standard errors
+    take parameters that stand at a bound as known; nothing else heeds bounds. The
     decomposition is that of the rows of S, L and the prior's root, each column scaled to length one. A direction is
     null where its singular value is at most ten times what simulations at a tenth of their tolerances change in those
     rows (or rounding): more accurate simulations tell more directions apart.
@@ -102,12 +104,8 @@ def information(calibration: Calibration, theta: PyTree, x: Float[np.ndarray, " 
     # Wedin's bound on what an error of the rows does to the null space: smaller components are none.
     nothing = min(threshold / s[rank - 1], 0.5) if rank else 0.0
     null = _few(V[:, rank:], nothing) / d[:, None]
-    root = V[:, :rank] / s[:rank] / d[:, None]
-    errors = np.where(np.any(null != 0, axis=1), np.inf, np.linalg.norm(root, axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlations = np.where(
-            np.isfinite(errors[:, None] * errors), root @ root.T / (errors[:, None] * errors), np.nan
-        )
+    free = np.asarray((x > calibration.floor) & (x < calibration.ceiling))
+    errors, correlations = _spread(scaled, d, threshold, free)
     return Fisher(
         matrix=rows.T @ rows,
         names=names(calibration),
@@ -121,6 +119,20 @@ def information(calibration: Calibration, theta: PyTree, x: Float[np.ndarray, " 
         correlations=correlations,
         objective_error=abs(float(finer_value - value)),
     )
+
+
+def _spread(scaled, d, threshold, free):
+    """Standard errors and correlations of what is free: infinite, and NaN, for what takes part in a null direction."""
+    count = d.size
+    errors, covariance = np.full(count, np.nan), np.full((count, count), np.nan)
+    _, s, Vt = np.linalg.svd(scaled[:, free], full_matrices=scaled.shape[0] < count)
+    rank = int(np.sum(s > threshold))
+    nothing = min(threshold / s[rank - 1], 0.5) if rank else 0.0
+    root = Vt[:rank].T / s[:rank] / d[free, None]
+    unseen = np.linalg.norm(Vt[rank:], axis=0) > nothing
+    covariance[np.ix_(free, free)] = np.where(unseen[:, None] | unseen[None, :], np.nan, root @ root.T)
+    errors[free] = np.where(unseen, np.inf, np.linalg.norm(root, axis=1))
+    return errors, covariance / (errors[:, None] * errors[None, :])
 
 
 def names(calibration: Calibration) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from invhyper.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION, canvas, scale, star
+from invhyper.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION, canvas, plain_ticks, scale, star
 
 # A profile is drawn from so far below the fit to so far above it, in rises at which the interval ends.
 FLOOR, TOP = -0.08, 1.6
@@ -84,6 +84,8 @@ def _profile(axes: Axes, profile, verdict):
     scale(axes.set_xscale, profile.values)
     if axes.get_xscale() == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(5))
+    elif high < 1000 * low:
+        plain_ticks(axes.xaxis)
     axes.set_title(f"{profile.name}: {verdict.kind}", color=colour)
     if verdict.reason:
         axes.text(
