@@ -102,6 +102,8 @@ def test_lanes_equal_fits_one_by_one():
         alone = ih.solve(lower, theta, start=ih.problem.Solution(starts[place]))
         assert solution.x["a"] == pytest.approx(float(alone.x["a"]), rel=1e-10)
         assert solution.x["b"] == pytest.approx(float(alone.x["b"]), rel=1e-10)
+    default = ih.fit_from(lower, theta, starts)
+    np.testing.assert_allclose(default.values, fits.values, rtol=1e-10)
     roots = np.roots([4, 0, -4, 0.3]).real  # where the slope in a is zero, and b = a
     assert {round(float(s.x["a"]), 8) for s in fits.solutions} == {round(r, 8) for r in (min(roots), max(roots))}
     assert fits.best.x["a"] == pytest.approx(min(roots)) and len(fits.minima()) == 2

@@ -69,7 +69,7 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     data = colds()
     fitted, held = calibration(data, ~data.held), calibration(data, data.held)
     starts = [_logs(start) for start in ih.latin_hypercube(RATES, 12 if quick else 96, seed)]
-    fits = ih.fit_from(fitted, START.theta, starts, chunk=12)
+    fits = ih.fit_from(fitted, START.theta, starts)
     fitted = eqx.tree_at(lambda lower: lower.start, fitted, fits.best.x)
 
     problem = ih.Bilevel(fitted, ih.Misfit(held))

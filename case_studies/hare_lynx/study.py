@@ -82,7 +82,7 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     data = pelts()
     fitted, held = calibration(data, ~data.held), calibration(data, data.held)
     rates = ih.Parameters(**{name: ih.linear(v, v - np.log(REACH), v + np.log(REACH)) for name, v in LOGS.items()})
-    fits = ih.fit_from(fitted, START.theta, ih.latin_hypercube(rates, 12 if quick else 96, seed), chunk=12)
+    fits = ih.fit_from(fitted, START.theta, ih.latin_hypercube(rates, 12 if quick else 96, seed))
     fitted = eqx.tree_at(lambda lower: lower.start, fitted, fits.best.x)
 
     problem = ih.Bilevel(fitted, ih.Misfit(held))

@@ -1,4 +1,4 @@
-"""One fit from many starts: all of them in one compiled program, chunk by chunk, and what came of each."""
+"""One fit from many starts, in one compiled program, and what came of each."""
 
 import io
 from collections.abc import Iterable
@@ -144,7 +144,7 @@ def fit_from(
     starts: Iterable[PyTree],
     executor: Executor | None = None,
     *,
-    chunk: int = 16,
+    chunk: int = 1,
     tol: float = 1e-8,
 ) -> Fits:
     """The lower level at one theta solved from every start: for a fit that has several minima.
@@ -152,7 +152,8 @@ def fit_from(
     **Arguments**: `lower`: a lower level that is solved in JAX from a start, such as `Calibration` or `Smooth`;
     `starts`: trees like its x; `executor`: any `concurrent.futures.Executor`, to which the chunks go (None: one after
     the other; a process pool wants the model's functions at module level); `chunk`: starts that are solved together,
-    as lanes of one compiled program that ends with the slowest; `tol`: of each fit.
+    as lanes of one compiled program that ends with the slowest: many on an accelerator, one on a CPU, whose other
+    cores threads keep busy; `tol`: of each fit.
 
     Every start costs itself alone: where it fails, its sentence says at which time, state and parameters. Raises
     ValueError for a start of another shape, not finite or outside the bounds, TypeError for a lower level that is
@@ -201,7 +202,10 @@ def _together(lower, theta, x, tol):
         solution = lower.solve(theta, start=Solution(x), tol=tol, throw=False)
         return solution, lower.objective_at(solution, theta)
 
-    return jax.vmap(one)(x)
+    if jax.tree.leaves(x)[0].shape[0] > 1:
+        return jax.vmap(one)(x)
+    # A lane alone would pay for lanes: under vmap both branches of every condition run.
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one(jax.tree.map(lambda leaf: leaf[0], x)))
 
 
 def _solved(lower, theta, x, tol):
