@@ -60,13 +60,17 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 
 
 def users_data() -> dict:
-    """What the pages take for granted: numpy, the package, somebody's A, y and held-out rows, and a clean image."""
+    """What the pages take for granted: numpy, the package, somebody's A, y and held-out rows, a clean image, a growth
+    curve."""
     rng = np.random.default_rng(0)
     truth = np.concatenate([rng.standard_normal(5), np.zeros(15)])
     A, A_val = rng.standard_normal((60, 20)), rng.standard_normal((40, 20))
     y, y_val = A @ truth + 0.1 * rng.standard_normal(60), A_val @ truth + 0.1 * rng.standard_normal(40)
     clean = np.kron(np.array([[0.0, 1.0], [0.5, 0.2]]), np.ones((8, 8)))
-    return {"np": np, "ih": ih, "A": A, "y": y, "A_val": A_val, "y_val": y_val, "clean": clean}
+    early, late = np.linspace(0.5, 4, 8), np.linspace(4.5, 8, 8)
+    y_early, y_late = (4 / (1 + 3 * np.exp(-0.9 * t)) + 0.05 * np.sin(7 * t) for t in (early, late))
+    growth = {"early": early, "late": late, "y_early": y_early, "y_late": y_late}
+    return {"np": np, "ih": ih, "A": A, "y": y, "A_val": A_val, "y_val": y_val, "clean": clean, **growth}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
