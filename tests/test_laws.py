@@ -48,11 +48,12 @@ LOWER = {
         {"jumps": 0.2, "size": 0.3},
     ),
     "TGV": lambda: (ih.TGV(IMAGE), {"weight": 0.3, "weight2": 0.4}),
+    "Calibration": lambda: (growth(), {"x0": 1.1, "about": np.array([0.6, 3.0])}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
 # Minimisers without constraints: their objective has a word of its own.
-UNCONSTRAINED = {"Ridge", "Logistic", "Smooth", "ElasticNet", "BPDN", "Together"}
+UNCONSTRAINED = {"Ridge", "Logistic", "Smooth", "ElasticNet", "BPDN", "Together", "Calibration"}
 UNCONSTRAINED |= {"TotalVariation", "HuberTV", "AnalysisL1", "Composite"}
 HYPERGRADIENT = {
     "Implicit": lambda: ih.Implicit(),
@@ -103,6 +104,16 @@ def cone():
     x, c, r = cp.Variable(3, name="x"), cp.Parameter(3, name="c"), cp.Parameter(name="r", nonneg=True)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.norm(x) <= r, cp.sum(x) >= 0.9])
     return ih.Cone(problem, [c, r], [x])
+
+
+def growth():
+    """Logistic growth from x0, with priors about its rate and its capacity."""
+    t = np.linspace(0.5, 6.0, 6)
+    return ih.Calibration(
+        lambda t, x, p, theta: p[0] * x * (1 - x / p[1]), lambda p, theta: theta["x0"], lambda t, x, p, theta: x,
+        t, 4 / (1 + 3 * np.exp(-0.9 * t)) + 0.1 * np.sin(7 * t), noise=0.1, start=np.array([0.5, 5.0]),
+        prior=lambda p, theta: jnp.sum((p - theta["about"]) ** 2), rtol=1e-12, atol=1e-12,
+    )  # fmt: skip
 
 
 class GradientSteps(ih.Iteration):
