@@ -239,3 +239,15 @@ def test_a_hypergradient_in_reverse_mode():
         found.append(ih.Implicit()(problem, {"x0": np.array([3.0, 1.5])}))
     forward, reverse = found
     np.testing.assert_allclose(reverse.gradient["x0"], forward.gradient["x0"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_noise_function_has_one_deviation_for_each_value_of_each_condition(count):
+    t = np.array([1.0, 2.0, 4.0])
+    calibration = ih.Calibration(
+        lambda t, x, p, theta, c: 0.0 * x, lambda p, theta, c: p, lambda t, x, p, theta, c: x,
+        [t] * count, [t * (i + 1) for i in range(count)], start=0.0, conditions=[float(i + 1) for i in range(count)],
+        noise=lambda p, theta, c: c * theta["sd"] * t, solver=diffrax.Tsit5(),
+    )  # fmt: skip
+    deviations = calibration.deviations(0.0, {"sd": 0.5})
+    np.testing.assert_allclose(deviations, np.full((count, 3), 2.0), rtol=1e-12)

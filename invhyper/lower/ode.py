@@ -220,7 +220,7 @@ class Calibration(LowerLevel):
         A = jnp.where(both, local.more[:, : x.size], jnp.diag(scale**2))
         B = jnp.where(free[:, None], local.more[:, x.size :], 0.0)
         scaled = A / (scale[:, None] * scale[None, :])
-        seen = jnp.where(jnp.abs(jnp.linalg.eigvalsh(scaled)).min() > SINGULAR, 1.0, jnp.nan)
+        seen = jnp.where(jnp.linalg.eigvalsh(scaled).min() > SINGULAR, 1.0, jnp.nan)
 
         def solve(rhs, transpose):
             z = jnp.linalg.solve(scaled, rhs / scale) / scale

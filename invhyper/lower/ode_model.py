@@ -76,10 +76,10 @@ class OdeModel(eqx.Module):
         if not callable(self.noise):
             return jnp.broadcast_to(self.noise, measured.values.shape)
         if measured.conditions is None:
-            rows = self.noise(p, theta)
+            rows = self._row(measured, self.noise(p, theta))
         else:
             rows = jax.vmap(lambda condition: self._row(measured, self.noise(p, theta, condition)))(measured.conditions)
-        return jnp.where(measured.mask, self._row(measured, rows), 1.0)
+        return jnp.where(measured.mask, rows, 1.0)
 
     @staticmethod
     def _row(measured, noise):
