@@ -47,6 +47,7 @@ _HOME = {
     "hypergradient.unrolled": "Unrolled",
     "hypergradient.layer": "layer",
     "hypergradient.sensitivity": "sensitivity",
+    "identifiability.band": "Band band",
     "identifiability.fisher": "Fisher fisher",
     "identifiability.profile": "Profile profile",
     "identifiability.verdict": "Identifiability Verdict identify",

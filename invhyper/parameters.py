@@ -254,11 +254,7 @@ class Parameters:
     @property
     def names(self) -> list[str]:
         """A name for every entry of the search vector: l1, or l2[0], l2[1], ... for arrays."""
-        return [
-            path + (f"[{','.join(map(str, index))}]" if index else "")
-            for path, leaf in zip(self.paths, self.leaves, strict=True)
-            for index in np.ndindex(leaf.start.shape)
-        ]
+        return tree.entries(self.theta)
 
     def natural(self, u: Vector) -> PyTree:
         """theta at the search vector u."""

@@ -49,6 +49,11 @@ def to_numpy(a: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), a)
 
 
+def floating(a: PyTree) -> PyTree:
+    """The same tree with floating-point JAX leaves."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), a)
+
+
 def paths(a: PyTree) -> list[str]:
     """Dotted names of the leaves, in the order of `jax.tree.leaves`.
 
@@ -57,3 +62,16 @@ def paths(a: PyTree) -> list[str]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(a)
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+
+
+def entries(a: PyTree) -> list[str]:
+    """A name for each number of the leaves: its path, with an index where the leaf is an array.
+
+    >>> entries({"l1": 0.1, "l2": np.ones(2)})
+    ['l1', 'l2[0]', 'l2[1]']
+    """
+    return [
+        path + (f"[{','.join(map(str, index))}]" if index else "")
+        for path, leaf in zip(paths(a), jax.tree.leaves(a), strict=True)
+        for index in np.ndindex(np.shape(leaf))
+    ]

@@ -1,4 +1,5 @@
-"""Published models written out by hand, with the data of ../shared/benchmark_models."""
+"""Models of differential equations: published ones, with the data of ../shared/benchmark_models, and one whose
+minima are known."""
 
 import csv
 import os
@@ -7,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 import invhyper as ih
 
@@ -98,3 +100,43 @@ def crauste(**options) -> tuple[ih.Calibration, dict]:
         mask=np.isfinite(data), noise=0.1 * np.nanmax(data, axis=0), start=nominal, bounds=(-11.0, 3.0), **options,
     )  # fmt: skip
     return calibration, nominal
+
+
+# One frequency, whose misfit to a sinusoid has several minima, beside a size that is infinite at t = 1 / (w size0).
+FREQUENCY_TIMES = np.linspace(0.1, 4.0, 30)
+
+
+def _frequency_rhs(t, state, p, theta):
+    return {"phase": p["w"], "size": p["w"] * state["size"] ** 2}
+
+
+def _frequency_initial(p, theta):
+    return {"phase": 0.0, "size": theta["size"]}
+
+
+def _frequency_observe(t, state, p, theta):
+    return jnp.cos(state["phase"])
+
+
+def frequency_calibration(w=3.0, noise=0.5, limits=(0.2, 20.0)):
+    """cos(w t) as data of a simulated phase; every function at module level, so that it travels to other processes."""
+    return ih.Calibration(
+        _frequency_rhs, _frequency_initial, _frequency_observe, FREQUENCY_TIMES, np.cos(w * FREQUENCY_TIMES),
+        noise=noise, start={"w": 1.0}, bounds=limits, max_steps=400,
+    )  # fmt: skip
+
+
+def frequency_minima(w=3.0, noise=0.5, limits=(0.2, 20.0)):
+    """Every local minimum of 1/2 sum ((cos w t - cos v t) / noise)^2 over v: places and values, by value."""
+
+    def misfit(v):
+        return 0.5 * np.sum(((np.cos(w * FREQUENCY_TIMES) - np.cos(v * FREQUENCY_TIMES)) / noise) ** 2)
+
+    grid = np.linspace(*limits, 4001)
+    values = np.array([misfit(v) for v in grid])
+    inner = np.flatnonzero((values[1:-1] < values[:-2]) & (values[1:-1] < values[2:])) + 1
+    found = [
+        minimize_scalar(misfit, bounds=grid[[i - 1, i + 1]], method="bounded", options={"xatol": 1e-12}) for i in inner
+    ]
+    found = sorted(found, key=lambda each: each.fun)
+    return np.array([each.x for each in found]), np.array([each.fun for each in found])

@@ -19,6 +19,7 @@ PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 CHECK = doctest.ELLIPSIS
 # Shapes of data that are handed out, not called: their examples are those of the functions that return them.
 RECORDS = {
+    "Band",
     "Certificate",
     "Evaluation",
     "Fisher",

@@ -5,9 +5,9 @@ import re
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import jax.numpy as jnp
+import kinetics
 import numpy as np
 import pytest
-import zoo
 
 import invhyper as ih
 
@@ -18,7 +18,7 @@ SCALES = ih.Parameters(w=ih.log(1.0, 0.2, 20.0))
 @pytest.fixture(scope="module")
 def frequency():
     """The fits of one frequency from 20 starts, three of which (w > 10) blow up before the last time."""
-    calibration, starts = zoo.frequency_calibration(), ih.latin_hypercube(SCALES, 20, seed=0)
+    calibration, starts = kinetics.frequency_calibration(), ih.latin_hypercube(SCALES, 20, seed=0)
     return calibration, starts, ih.fit_from(calibration, THETA, starts, chunk=10)
 
 
@@ -37,7 +37,7 @@ def pairs(a, b):
 
 def test_every_fit_is_a_local_minimum_and_the_best_is_the_truth(frequency):
     _, starts, fits = frequency
-    places, values = zoo.frequency_minima()
+    places, values = kinetics.frequency_minima()
     assert fits.best.x["w"] == pytest.approx(3.0, rel=1e-9) and fits.value < 1e-18
     assert len(places) > 4 and len(fits.minima()) > 3
     for solution, value in zip(fits.solutions, fits.values, strict=True):
@@ -142,7 +142,7 @@ def test_latin_hypercube_has_one_start_in_each_layer_and_repeats_with_its_seed()
         (lambda: ih.fit_from(WELLS, {"tilt": 0.1}, [{"a": np.ones(1), "b": 0.0}]), r"'a' has shape \(1,\), \(\) is"),
         (lambda: ih.fit_from(WELLS, {"tilt": 0.1}, pairs([1.0], [0]), chunk=0), "chunk = 0"),
         (
-            lambda: ih.fit_from(zoo.frequency_calibration(), THETA, [{"w": 1.0}, {"w": 21.0}]),
+            lambda: ih.fit_from(kinetics.frequency_calibration(), THETA, [{"w": 1.0}, {"w": 21.0}]),
             "start 1: 'w' = 21 is outside its bounds 0.2 to 20",
         ),
     ],

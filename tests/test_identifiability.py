@@ -280,22 +280,6 @@ def test_fisher_is_that_of_the_closed_form(production):
         np.testing.assert_allclose(scaled @ v, value * v, atol=1e-8 * np.linalg.norm(v))
 
 
-def test_fisher_counts_noise_and_prior():
-    """n values of N(m, s^2) tell n / s^2 of m and 2 n / s^2 of s; a prior adds its curvature, a concave one nothing."""
-    level = ih.Calibration(
-        rhs=lambda t, x, p, theta: 0.0 * x,
-        initial=lambda p, theta: 1.0,
-        observe=lambda t, x, p, theta: p["m"] * x,
-        times=TIMES,
-        data=WIGGLE,
-        noise=lambda p, theta: p["s"],
-        prior=lambda p, theta: 1.5 * p["m"] ** 2 - p["s"] ** 2,
-        start={"m": 1.0, "s": 0.5},
-    )
-    found = ih.fisher(level, {}, ih.Solution({"m": 0.3, "s": 0.5}))
-    np.testing.assert_allclose(found.matrix, np.diag([8 / 0.25 + 3.0, 16 / 0.25]), rtol=1e-8, atol=1e-8)
-
-
 def test_standard_errors_take_what_stands_at_a_bound_as_known(assay):
     data, _ = held_out_of(4.0, 0.05)
     bounded = eqx.tree_at(lambda c: c.ceiling, with_data(assay, data, 0.05), jnp.asarray([1.9, 1e4]))

@@ -373,3 +373,16 @@ def test_repeated_doses_and_the_derivative_in_a_dose_time():
     slope = ih.sensitivity(lower, theta, start=found)
     assert float(slope["rate"]) == pytest.approx(along(-np.sum(since * single, axis=1)), rel=1e-8)
     np.testing.assert_allclose(slope["times"][1:], [along(rate * single[:, i]) for i in (1, 2)], rtol=1e-8)
+
+
+def test_a_failed_simulation_among_several_calibrations_is_told():
+    t = np.array([0.5, 2.0])
+
+    def growing(power):
+        return ih.Calibration(
+            lambda t, x, p, theta: p * x**power, lambda p, theta: 1.0, lambda t, x, p, theta: x, t, t, noise=0.1,
+            start=1.0, bounds=(0.5, None), max_steps=50, rtol=1e-4, atol=1e-4, solver=diffrax.Tsit5(),
+        )  # fmt: skip
+
+    with pytest.raises(ih.NotConverged, match=r"Together: the simulation stopped at t = 0\.9999\d* after 50 steps"):
+        ih.solve(ih.Together([growing(1), growing(2)]), {})

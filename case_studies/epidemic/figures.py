@@ -1,11 +1,10 @@
 """Figures of the study, from its report alone."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
-from invhyper import Profile, Report, Verdict, plots
+from invhyper import Identifiability, Report, plots
 
 KINDS = (("infective", plots.VERMILION), ("recovered", plots.BLUE))
 SIDES = 1.96  # of a normal distribution, 95 % within
@@ -64,11 +63,7 @@ def criterion(report: Report):
 
 def profiles(report: Report):
     """How well each rate is known, on its logarithm."""
-    found = report.findings
-    known = SimpleNamespace(
-        profiles={name: Profile(**profile) for name, profile in found["profiles"].items()},
-        verdicts={name: Verdict(**verdict) for name, verdict in found["verdicts"].items()},
-    )
+    known = Identifiability.of(report.findings["identifiability"])
     figure = plots.profiles(known, columns=2)
     for axes, name in zip(figure.axes, known.profiles, strict=False):
         axes.set_xlabel(f"ln {name}")

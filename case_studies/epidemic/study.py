@@ -1,11 +1,10 @@
 """A common cold on an island: the rates of an epidemic inside, how many were susceptible and infective outside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,6 +82,8 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
 
     rates = {name: float(np.exp(value)) for name, value in p.items()}
     known = ih.identify(fitted, theta, report.solution)
+    t = np.linspace(data.days[0], data.days[-1], 6 * int(data.days[-1] - data.days[0]) + 1)
+    band = ih.band(fitted, theta, known.fisher, t)
     findings = {
         "held_out_before": report.history[0].value,
         "held_out_misfit": report.value,
@@ -103,29 +104,13 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
         "first": first,
         "values": values,
         "path": np.array([[s.theta["susceptible"], s.theta["infective"], s.value] for s in report.history]),
-        "errors": dict(zip(known.fisher.names, known.fisher.standard_errors.tolist(), strict=True)),
-        "profiles": {name: asdict(profile) for name, profile in known.profiles.items()},
-        "verdicts": {name: asdict(verdict) for name, verdict in known.verdicts.items()},
-        **band(fitted, p, theta, data, known.fisher.matrix),
+        "errors": {name: verdict.standard_error for name, verdict in known.verdicts.items()},
+        "identifiability": known.findings(),
+        "t": t,
+        "mean": band.mean,
+        "deviation": band.deviation,
     }
     return replace(report, findings={**findings, "summary": summary(findings)})
-
-
-def band(fitted: ih.Calibration, p, theta, data: Colds, information: np.ndarray) -> dict:
-    """The fitted curves and their standard deviation, by the delta method: J information^-1 J^T, J the slope in p.
-
-    theta is taken as it is: what choosing it adds to the uncertainty is not in it.
-    """
-    t = np.linspace(data.days[0], data.days[-1], 6 * int(data.days[-1] - data.days[0]) + 1)
-
-    def curves(p):
-        seen = fitted.simulate(p, theta, t)
-        return seen, seen
-
-    slope, mean = jax.jit(jax.jacfwd(curves, has_aux=True))(p)
-    J = np.stack(jax.tree.leaves(slope), axis=-1)
-    variance = np.einsum("tsi,ij,tsj->ts", J, np.linalg.inv(information), J)
-    return {"t": t, "mean": np.asarray(mean), "deviation": np.sqrt(variance)}
 
 
 def summary(found: dict) -> list[str]:

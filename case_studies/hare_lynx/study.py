@@ -1,11 +1,10 @@
 """Hare and lynx: the rates of Lotka and Volterra inside, the first winter and the weight of a prior outside."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,6 +96,8 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     winters, _ = ih.sweep(problem, {"hare": hare, "lynx": lynx, "weight": np.full(hare.shape, theta["weight"])})
 
     known = ih.identify(fitted, theta, report.solution)
+    t = np.linspace(0.0, data.t[-1], 6 * int(data.t[-1]) + 1)
+    band = ih.band(fitted, theta, known.fisher, t)
     findings = {
         "held_out_before": report.history[0].value,
         "held_out_misfit": report.value,
@@ -119,29 +120,13 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
         "winter": winter,
         "winters": winters,
         "path": np.array([[s.theta["hare"], s.theta["lynx"], s.theta["weight"], s.value] for s in report.history]),
-        "errors": dict(zip(known.fisher.names, known.fisher.standard_errors.tolist(), strict=True)),
-        "profiles": {name: asdict(profile) for name, profile in known.profiles.items()},
-        "verdicts": {name: asdict(verdict) for name, verdict in known.verdicts.items()},
-        **band(fitted, p, theta, data, known.fisher.matrix),
+        "errors": {name: verdict.standard_error for name, verdict in known.verdicts.items()},
+        "identifiability": known.findings(),
+        "t": t,
+        "mean": band.mean,
+        "deviation": band.deviation,
     }
     return replace(report, findings={**findings, "summary": summary(findings)})
-
-
-def band(fitted: ih.Calibration, p, theta, data: Pelts, information: np.ndarray) -> dict:
-    """The fitted curve and its standard deviation, by the delta method: J information^-1 J^T, J the slope in p.
-
-    theta is taken as it is: what choosing it adds to the uncertainty is not in it.
-    """
-    t = np.linspace(0.0, data.t[-1], 6 * int(data.t[-1]) + 1)
-
-    def curve(p):
-        seen = fitted.simulate(p, theta, t)
-        return seen, seen
-
-    slope, mean = jax.jit(jax.jacfwd(curve, has_aux=True))(p)
-    J = np.stack(jax.tree.leaves(slope), axis=-1)
-    variance = np.einsum("tsi,ij,tsj->ts", J, np.linalg.inv(information), J)
-    return {"t": t, "mean": np.asarray(mean), "deviation": np.sqrt(variance)}
 
 
 def summary(found: dict) -> list[str]:

@@ -12,7 +12,8 @@ from jaxtyping import Array, PyTree
 from invhyper.operators.mask import Mask
 from invhyper.operators.operator import Composition, Operator
 from invhyper.operators.sparse import Sparse
-from invhyper.problem import Bilevel, call
+from invhyper.problem import Bilevel
+from invhyper.theta import call
 from invhyper.together import Together
 
 

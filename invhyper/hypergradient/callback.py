@@ -88,12 +88,13 @@ def _field(path) -> str:
 def _refuse(lower, wanted):
     if lower.host:
         refused = sorted({name.split(".")[0] for name in wanted} - set(lower.data))
+        offered = "fields it can: " + (", ".join(map(repr, lower.data)) or "none")
     else:
         refused = sorted(name for name in wanted if name.startswith(lower.constant))
+        offered = "nor in any other of " + ", ".join(map(repr, lower.constant))
     if refused:
-        offered = ", ".join(repr(name) for name in lower.data) or "none"
         raise TypeError(
-            f"{type(lower).__name__} gives no derivative in its field {refused[0]!r} (fields it can: {offered}): "
+            f"{type(lower).__name__} gives no derivative in its field {refused[0]!r} ({offered}): "
             "stop_gradient it, or differentiate in theta alone"
         )
 

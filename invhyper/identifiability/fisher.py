@@ -137,11 +137,8 @@ def _spread(scaled, d, threshold, free):
 
 def names(calibration: Calibration) -> tuple[str, ...]:
     """A name for each number in p: the path of its leaf, with an index where the leaf is an array."""
-    found = []
-    for path, leaf in zip(tree.paths(calibration.start), jax.tree.leaves(calibration.start), strict=True):
-        inside = [f"[{', '.join(map(str, i))}]" if i else "" for i in np.ndindex(leaf.shape)]
-        found += [(path or "p") + index for index in inside]
-    return tuple(found)
+    alone = isinstance(calibration.start, jax.Array)
+    return tuple("p" + name if alone else name for name in tree.entries(calibration.start))
 
 
 def fit(calibration: Calibration, theta: PyTree, x: Float[np.ndarray, " p"] | None = None) -> Solution:
@@ -164,7 +161,7 @@ def _rows(calibration, x, theta):
 
     def seen(x):
         p = unravel(x)
-        mean, noise = model.observed(measured, p, theta), model.deviations(measured, p, theta)
+        mean, noise = model.observed(measured, p, theta), model.noise_of(measured, p, theta)
         return (mean, jnp.log(noise)), (noise, model.terms(measured, p, theta, mean).value)
 
     def column(v):

@@ -14,8 +14,10 @@ from scipy.optimize import brentq
 from scipy.stats import chi2
 
 from invhyper.identifiability.fisher import fit, names
+from invhyper.lower import levenberg_marquardt as lm
 from invhyper.lower.ode import Calibration
-from invhyper.problem import Solution, nearest, solve
+from invhyper.problem import Solution, solve
+from invhyper.theta import nearest
 
 # sqrt(rise / threshold) grows by this much a step; a step is at most this many times the one before.
 SHARE, GROWTH = 0.2, 2.0
@@ -273,8 +275,8 @@ def _refitting(calibration: Calibration, theta: PyTree, index: int) -> Callable:
 def _point(calibration: Calibration, solution: Solution, index: int) -> Point:
     local = solution.memo.local
     x, slope, hessian = (np.asarray(part) for part in (local.x, local.slope, local.more[:, : local.x.size]))
-    free = ~(((x <= calibration.floor) & (slope > 0)) | ((x >= calibration.ceiling) & (slope < 0)))
-    return Point(float(x[index]), x, float(local.value), slope, hessian, np.asarray(free), solution)
+    free = np.asarray(lm.free(local, calibration.floor, calibration.ceiling))
+    return Point(float(x[index]), x, float(local.value), slope, hessian, free, solution)
 
 
 def position(known: tuple[str, ...], name: str | int) -> int:

@@ -12,7 +12,8 @@ from invhyper.lower.bpdn import BPDN
 from invhyper.lower.conic import undefined
 from invhyper.lower.data import host_matrix, host_vector, traced
 from invhyper.operators.sparse import Sparse
-from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution, check_theta
+from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution
+from invhyper.theta import check_theta
 
 EPS = np.finfo(float).eps
 SMALLEST = 1e-6  # epsilon / |y| below which the misfit is a difference of rounding errors

@@ -19,7 +19,8 @@ from invhyper.lower.bregman_solve import solve
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
 from invhyper.penalties import Penalty, check_switch
-from invhyper.problem import LowerLevel, Solution, call, check_theta, nearest
+from invhyper.problem import LowerLevel, Solution
+from invhyper.theta import call, check_theta, nearest
 
 
 class SumOfNorms(LowerLevel):

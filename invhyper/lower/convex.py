@@ -9,8 +9,9 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array
 
 from invhyper.lower import conic
-from invhyper.problem import LowerLevel, NotConverged, Solution, check_theta
+from invhyper.problem import LowerLevel, NotConverged, Solution
 from invhyper.strata.faces import Cones, Groups, Programme
+from invhyper.theta import check_theta
 
 REDUCING = ("symmetric", "PSD", "NSD", "diag", "hermitian", "sparsity")
 DISCRETE = ("boolean", "integer", "complex", "imag")

@@ -13,8 +13,9 @@ from invhyper.linear_solvers import largest_eigenvalue
 from invhyper.lower.data import host_matrix, host_vector, host_weight
 from invhyper.operators.design import Design
 from invhyper.operators.sparse import Sparse
-from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution, check_theta
+from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution
 from invhyper.strata.active_set import ActiveSet, Minimiser, refuse_ties
+from invhyper.theta import check_theta
 
 
 class Memo:

@@ -34,6 +34,8 @@ class Local(NamedTuple):
 
 
 class Found(NamedTuple):
+    """Where a descent is: its `error`, the damping and by how much that grows next, and whether steps still help."""
+
     local: Local
     error: Array
     steps: Array

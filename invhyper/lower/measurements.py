@@ -1,5 +1,7 @@
 """Measured values over time, of one experiment or of several: checked at the door, padded to one shape."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,12 @@ class Measurements(eqx.Module):
             times = jnp.broadcast_to(times, (self.times.shape[0], times.shape[-1]))
         shape = (*times.shape, self.values.shape[-1])
         return Measurements(times, jnp.zeros(shape), jnp.ones(shape, bool), self.conditions, self.flat)
+
+    def each(self, one: Callable):
+        """one(times), or one(times, condition) of all conditions at once, with their axis in front."""
+        if self.conditions is None:
+            return one(self.times)
+        return jax.vmap(one)(self.times, self.conditions)
 
     @property
     def count(self) -> int:

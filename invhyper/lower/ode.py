@@ -254,7 +254,7 @@ class Calibration(LowerLevel):
 
     def explain(self, solution):
         """Where and why the model cannot be simulated, if that is what stopped the fit."""
-        if np.isfinite(float(solution.error)):
+        if np.isfinite(float(solution.memo.local.value)):
             return None
         return failure(self.chosen(), self.measured, solution.x, solution.memo.theta)
 

@@ -11,8 +11,8 @@ from invhyper.lower.simulator import IRREVERSIBLE, REACHED, STEP_LIMIT, UNSETTLE
 SHOWN = 12
 
 
-def failure(model, measured: Measurements, p, theta) -> str | None:
-    """The sentence, or None where every simulation ends and only the objective is not finite."""
+def failure(model, measured: Measurements, p, theta) -> str:
+    """The sentence: of the first simulation that failed, or that only the objective is not finite."""
     found = _trajectories(model, measured, p, theta)
     codes = np.atleast_1d(np.asarray(found.code))
     parameters = f"p = {numbers(p)}"
@@ -54,4 +54,4 @@ def numbers(values) -> str:
         shown = ", ".join(f"{v:.4g}" for v in leaf[:SHOWN]) + (", ..." if leaf.size > SHOWN else "")
         shown = shown if leaf.size == 1 else f"[{shown}]"
         parts.append(f"{path} {shown}" if path else shown)
-    return "{" + "; ".join(parts) + "}" if len(parts) != 1 or "{" in parts[0] else parts[0]
+    return "{" + "; ".join(parts) + "}" if len(parts) != 1 else parts[0]

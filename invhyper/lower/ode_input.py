@@ -108,10 +108,7 @@ def box(first, bounds):
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
         raise ValueError(f"{NAME} bounds = {bounds}: a pair (lower, upper) is wanted")
     sides = [_side(side, first, default) for side, default in zip(bounds, (-np.inf, np.inf), strict=True)]
-    names = [
-        name for name, leaf in zip(tree.paths(first), jax.tree.leaves(first), strict=True) for _ in range(leaf.size)
-    ]
-    for name, low, value, high in zip(names, sides[0], np.asarray(flat), sides[1], strict=True):
+    for name, low, value, high in zip(tree.entries(first), sides[0], np.asarray(flat), sides[1], strict=True):
         if not low < high:
             raise ValueError(f"{NAME} bounds of {name!r} are {low:g} and {high:g}: lower < upper is wanted")
         if not low <= value <= high:
@@ -211,7 +208,7 @@ def _sizes(value):
 
 def choose(simulator, measured, given):
     """An explicit solver where stability lets it win, else Rodas5P."""
-    state, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), simulator.initial(*given)))
+    state, unravel = ravel_pytree(tree.floating(simulator.initial(*given)))
     last = float(np.max(measured.times))
 
     def rhs(t, x):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from invhyper import tree
 from invhyper.lower.levenberg_marquardt import Local
 from invhyper.lower.measurements import Measurements
 from invhyper.lower.simulator import FORWARD, REACHED, REVERSE, Doses, Simulator, Trajectory
@@ -42,51 +43,39 @@ class OdeModel(eqx.Module):
 
     def trajectories(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Trajectory:
         """The states at the measured times, with a leading axis of conditions where there are some."""
-        if measured.conditions is None:
-            return self.simulator(measured.times, p, theta, None, adjoint)
-        return jax.vmap(lambda times, condition: self.simulator(times, p, theta, condition, adjoint))(
-            measured.times, measured.conditions
-        )
+        return measured.each(lambda times, *condition: self.simulator(times, p, theta, *condition, adjoint=adjoint))
 
     def observed(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Float[Array, "*conditions T observables"]:
         """observe() along the trajectories, NaN (derivatives as well) where a simulation failed."""
 
-        def one(times, condition):
-            given = (p, theta) if condition is None else (p, theta, condition)
-            found = self.simulator(times, p, theta, condition, adjoint)
-            seen = jax.vmap(lambda t, x: self.observe(t, x, *given))(times, found.states)
+        def one(times, *condition):
+            found = self.simulator(times, p, theta, *condition, adjoint=adjoint)
+            seen = jax.vmap(lambda t, x: self.observe(t, x, p, theta, *condition))(times, found.states)
             failed = jnp.where(found.code == REACHED, 0.0, jnp.nan)
             # Times p and theta, so that a failure reaches their derivatives whatever the adjoint makes of NaN.
             return seen.reshape(times.size, -1) + failed * jnp.sum(ravel_pytree((p, theta))[0])
 
-        if measured.conditions is None:
-            return one(measured.times, None)
-        return jax.vmap(one)(measured.times, measured.conditions)
+        return measured.each(one)
 
     def terms(self, measured: Measurements, p, theta, seen) -> Terms:
         """The parts of the objective for what was observed."""
-        noise = self.deviations(measured, p, theta)
+        noise = self.noise_of(measured, p, theta)
         residual = jnp.where(measured.mask, (measured.values - seen) / noise, 0.0)
         log_noise = jnp.sum(jnp.where(measured.mask, jnp.log(noise), 0.0)) if callable(self.noise) else jnp.asarray(0.0)
         prior = jnp.asarray(0.0) if self.prior is None else jnp.asarray(self.prior(p, theta))
         return Terms(residual.ravel(), log_noise, prior)
 
-    def deviations(self, measured: Measurements, p, theta) -> Float[Array, "*conditions T observables"]:
+    def noise_of(self, measured: Measurements, p, theta) -> Float[Array, "*conditions T observables"]:
         """The standard deviation of every measured value."""
         if not callable(self.noise):
             return jnp.broadcast_to(self.noise, measured.values.shape)
-        if measured.conditions is None:
-            rows = self._row(measured, self.noise(p, theta))
-        else:
-            rows = jax.vmap(lambda condition: self._row(measured, self.noise(p, theta, condition)))(measured.conditions)
-        return jnp.where(measured.mask, rows, 1.0)
 
-    @staticmethod
-    def _row(measured, noise):
-        """One standard deviation a value: given as a number, one an observable, one a time, or all."""
-        noise = jnp.asarray(noise, float)
-        noise = noise[..., None] if measured.flat and noise.ndim else noise
-        return jnp.broadcast_to(noise, (*jnp.shape(noise)[:-2], *measured.values.shape[-2:]))
+        def one(times, *condition):
+            noise = jnp.asarray(self.noise(p, theta, *condition), float)
+            noise = noise[..., None] if measured.flat and noise.ndim else noise
+            return jnp.broadcast_to(noise, measured.values.shape[-2:])
+
+        return jnp.where(measured.mask, measured.each(one), 1.0)
 
     def forward(self, size: int) -> bool:
         """Whether derivatives in `size` parameters are taken in forward mode."""
@@ -171,7 +160,7 @@ def second_order(model, measured, unravel, x, theta, gauss_newton: bool = False)
         return local.slope, local
 
     def column(v):
-        slope_, moved, local = jax.jvp(slope, (both,), (v,), has_aux=True)
+        _, moved, local = jax.jvp(slope, (both,), (v,), has_aux=True)
         return moved, local
 
     more, local = jax.vmap(column, out_axes=(1, None))(jnp.eye(both.size))
@@ -230,11 +219,6 @@ def directional(model: OdeModel, measured: Measurements, p, theta, v: PyTree) ->
     return jax.jvp(lambda p, seen: model.terms(measured, p, theta, seen).value, (p, seen), (v, moved))[1]
 
 
-def floating(numbers: PyTree) -> PyTree:
-    """A tree of numbers as one of floating-point arrays."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), numbers)
-
-
 def paired(model: OdeModel) -> OdeModel:
     """The model of (x, dx) with parameters (p, v): dx is the derivative of x along v."""
 
@@ -246,7 +230,7 @@ def paired(model: OdeModel) -> OdeModel:
         return along
 
     def starting(f):
-        return lambda both, *rest: jax.jvp(lambda p: floating(f(p, *rest)), both[:1], both[1:])
+        return lambda both, *rest: jax.jvp(lambda p: tree.floating(f(p, *rest)), both[:1], both[1:])
 
     def doses(both, *rest):
         given = model.simulator.doses

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from invhyper import tree
 from invhyper.lower.rosenbrock import Rodas5P
 
 FORWARD, REVERSE = diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()
@@ -72,7 +73,7 @@ class Simulator(eqx.Module):
 
     def __call__(self, times: Float[Array, " times"], p, theta, condition=None, adjoint=FORWARD) -> Trajectory:
         given = (p, theta) if condition is None else (p, theta, condition)
-        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), self.initial(*given))
+        state = tree.floating(self.initial(*given))
         code, time, settling = jnp.asarray(REACHED), self.t0, 0
         if self.steady:
             state, code, settling = self._settle(state, given, adjoint)

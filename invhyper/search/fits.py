@@ -16,8 +16,8 @@ from rich.table import Table
 from scipy.stats import qmc
 
 from invhyper import tree
-from invhyper.parameters import Parameters, linear
-from invhyper.problem import LowerLevel, NotConverged, Solution, sentence
+from invhyper.parameters import Parameters
+from invhyper.problem import LowerLevel, NotConverged, Solution, has_failed, sentence
 
 # Objectives this close to the best are the best: a tenth of a standard deviation's worth, were it all in one datum.
 WITHIN = 5e-3
@@ -84,7 +84,7 @@ class Fits:
 
         **Arguments**: `limit`: fits shown before the failures; `width`: columns of text.
         """
-        names = Parameters.of(jax.tree.map(_free, self.starts[0])).names
+        names = tree.entries(self.starts[0])
         shown = Table(box=box.SIMPLE_HEAD, width=width, pad_edge=False)
         for name in ("start", "objective", "error", "steps", *names):
             shown.add_column(name, justify="right", no_wrap=True)
@@ -188,7 +188,7 @@ def fit_from(
     rows = [jax.tree.map(lambda leaf, k=k: leaf[k], both) for both in solved for k in range(size)][: len(starts)]
     values = np.array([value for _, value in rows], float)
     values = np.where(np.isfinite(values), values, np.inf)
-    done = np.array([float(s.error) <= tol and int(s.result) == 0 for s, _ in rows]) & np.isfinite(values)
+    done = np.array([float(s.error) <= tol and not has_failed(s) for s, _ in rows]) & np.isfinite(values)
     said = [sentence(lower, solution, tol) for solution, _ in rows]
     if not done.any():
         raise NotConverged(f"fit_from: none of {len(starts)} starts converged; the first: {said[0].result}")
@@ -232,16 +232,14 @@ def _checked(lower, theta, starts):
                 raise ValueError(f"fit_from start {k}: {name!r} has shape {leaf.shape}, {want.shape} is wanted")
             if not np.all(np.isfinite(leaf)):
                 raise ValueError(f"fit_from start {k}: {name!r} = {leaf} is not finite")
-        if floor is not None:
-            _inside(k, names, leaves, np.asarray(floor), np.asarray(ceiling))
         found.append(jax.tree.unflatten(jax.tree.structure(like), leaves))
+        if floor is not None:
+            _inside(k, found[-1], np.asarray(floor), np.asarray(ceiling))
     return found
 
 
-def _inside(k, names, leaves, floor, ceiling):
-    owners = [name for name, leaf in zip(names, leaves, strict=True) for _ in range(leaf.size)]
-    flat = np.concatenate([leaf.ravel() for leaf in leaves])
-    for name, low, value, high in zip(owners, floor, flat, ceiling, strict=True):
+def _inside(k, start, floor, ceiling):
+    for name, low, value, high in zip(tree.entries(start), floor, _flat(start), ceiling, strict=True):
         if not low <= value <= high:
             raise ValueError(f"fit_from start {k}: {name!r} = {value:g} is outside its bounds {low:g} to {high:g}")
 
@@ -258,10 +256,6 @@ def _between(bounds) -> Parameters:
         )
     middle = jax.tree.map(lambda low, high: 0.5 * (np.asarray(low, float) + np.asarray(high, float)), *bounds)
     return Parameters.plain(middle, bounds)
-
-
-def _free(leaf):
-    return linear(np.zeros(np.shape(leaf)))
 
 
 def _flat(x):
