@@ -1,10 +1,13 @@
 """The choice between an explicit solver and Rodas5P, on systems whose stiffness is known."""
 
+import diffrax
 import jax.numpy as jnp
+import kinetics
 import numpy as np
 import pytest
 import stiff
 
+import invhyper as ih
 from invhyper.lower.stiffness import explicit_is_cheaper
 
 
@@ -27,3 +30,18 @@ CASES = {
 def test_choice(name):
     rhs, end, state, explicit = CASES[name]
     assert explicit_is_cheaper(rhs, 0.0, end, np.array(state), 1e-8) is explicit
+
+
+@pytest.mark.parametrize("model, solver", [(kinetics.boehm, ih.Rodas5P), (kinetics.crauste, diffrax.Dopri8)])
+def test_published_models_get_the_solver_that_suits_them(model, solver):
+    calibration, _ = model()
+    calibration.check({})
+    assert isinstance(calibration.chosen().simulator.solver, solver)
+
+
+def test_the_likelihood_of_a_published_model_is_the_published_one():
+    """138.22, the optimum of the benchmark collection, with the constant of the normal density."""
+    calibration, nominal = kinetics.boehm()
+    value, gradient, error = calibration.value_and_gradient(nominal, {})
+    assert value + 0.5 * calibration.measured.count * np.log(2 * np.pi) == pytest.approx(138.22, abs=5e-3)
+    assert error < 1e-4 * np.linalg.norm(list(gradient.values()))
