@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 from scipy.special import expit
 
 from invhyper import tree
+from invhyper.theta import check_start
 
 Vector = Float[np.ndarray, " d"]
 LOGIT_REACH = 30.0
@@ -121,9 +122,7 @@ class Parameter:
                     f"logit start = {_shown(self.start)}: "
                     f"a number strictly between {_shown(lower)} and {_shown(upper)} is wanted"
                 )
-        if np.any(self.start < lower) or np.any(self.start > upper):
-            limits = f"[{_shown(lower)}, {_shown(upper)}]"
-            raise ValueError(f"{name} start = {_shown(self.start)} is outside its bounds {limits}")
+        check_start(f"{name} start", self.start, lower, upper)
 
     def search(self, theta) -> np.ndarray:
         """The search coordinate of a natural value."""

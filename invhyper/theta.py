@@ -1,4 +1,5 @@
-"""theta at the door: keys, types, finite values and bounds, and what a function of theta looks up in vain."""
+"""theta at the door: keys, types, finite values and bounds, and what a function of theta looks up in vain; a start
+against its bounds."""
 
 import difflib
 from collections.abc import Callable
@@ -47,6 +48,22 @@ def check_theta(lower, theta: PyTree) -> PyTree:
             shown = _first(value, value > high)
             raise ValueError(f"theta {path!r} = {shown} is above its bound {np.max(high):g} in {name}")
     return theta
+
+
+def check_start(what: str, start: PyTree, lower, upper):
+    """ValueError for the first number of a start that is outside its bounds, or is NaN; `what` begins the sentence.
+
+    `lower`, `upper`: for each number of the flat start, in the order of its leaves.
+    """
+    flat, lower, upper = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(x)]) for x in (start, lower, upper)
+    )
+    outside = np.flatnonzero(~((lower <= flat) & (flat <= upper)))
+    if outside.size:
+        i = outside[0]
+        name = tree.entries(start)[i]
+        name = f" {name!r}" if name and not name.startswith("[") else name
+        raise ValueError(f"{what}{name} = {flat[i]:g} is outside its bounds {lower[i]:g} to {upper[i]:g}")
 
 
 def nearest(key, names) -> str | None:

@@ -143,7 +143,7 @@ def test_latin_hypercube_has_one_start_in_each_layer_and_repeats_with_its_seed()
         (lambda: ih.fit_from(WELLS, {"tilt": 0.1}, pairs([1.0], [0]), chunk=0), "chunk = 0"),
         (
             lambda: ih.fit_from(kinetics.frequency_calibration(), THETA, [{"w": 1.0}, {"w": 21.0}]),
-            "start 1: 'w' = 21 is outside its bounds 0.2 to 20",
+            "start 1 'w' = 21 is outside its bounds 0.2 to 20",
         ),
     ],
 )  # fmt: skip

@@ -11,6 +11,7 @@ from invhyper import tree
 from invhyper.lower.rosenbrock import Rodas5P
 from invhyper.lower.simulator import Doses, explicit
 from invhyper.lower.stiffness import explicit_is_cheaper
+from invhyper.theta import check_start
 
 NAME = "Calibration"
 
@@ -108,11 +109,10 @@ def box(first, bounds):
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
         raise ValueError(f"{NAME} bounds = {bounds}: a pair (lower, upper) is wanted")
     sides = [_side(side, first, default) for side, default in zip(bounds, (-np.inf, np.inf), strict=True)]
-    for name, low, value, high in zip(tree.entries(first), sides[0], np.asarray(flat), sides[1], strict=True):
+    for name, low, high in zip(tree.entries(first), *sides, strict=True):
         if not low < high:
             raise ValueError(f"{NAME} bounds of {name!r} are {low:g} and {high:g}: lower < upper is wanted")
-        if not low <= value <= high:
-            raise ValueError(f"{NAME} start {name!r} = {value:g} is outside its bounds {low:g} to {high:g}")
+    check_start(f"{NAME} start", first, *sides)
     return tuple(jnp.asarray(side) for side in sides)
 
 

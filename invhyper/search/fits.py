@@ -18,6 +18,7 @@ from scipy.stats import qmc
 from invhyper import tree
 from invhyper.parameters import Parameters
 from invhyper.problem import LowerLevel, NotConverged, Solution, has_failed, sentence
+from invhyper.theta import check_start
 
 # Objectives this close to the best are the best: a tenth of a standard deviation's worth, were it all in one datum.
 WITHIN = 5e-3
@@ -234,14 +235,8 @@ def _checked(lower, theta, starts):
                 raise ValueError(f"fit_from start {k}: {name!r} = {leaf} is not finite")
         found.append(jax.tree.unflatten(jax.tree.structure(like), leaves))
         if floor is not None:
-            _inside(k, found[-1], np.asarray(floor), np.asarray(ceiling))
+            check_start(f"fit_from start {k}", found[-1], floor, ceiling)
     return found
-
-
-def _inside(k, start, floor, ceiling):
-    for name, low, value, high in zip(tree.entries(start), floor, _flat(start), ceiling, strict=True):
-        if not low <= value <= high:
-            raise ValueError(f"fit_from start {k}: {name!r} = {value:g} is outside its bounds {low:g} to {high:g}")
 
 
 def _stack(group):
