@@ -286,12 +286,17 @@ def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, to
     if lower.host:
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)
     else:
-        solution = _solve(lower, theta, restart(lower, theta, start), np.asarray(tol))
+        solution = wordless(lower, theta, start, tol)
     failed = not float(solution.error) <= tol or has_failed(solution)
     solution = sentence(lower, solution, tol)
     if throw and failed:
         raise NotConverged(solution.result)
     return solution
+
+
+def wordless(lower: LowerLevel, theta: PyTree, start: Solution | None = None, tol: float = 1e-8) -> Solution:
+    """`solve` of a traced lower level with its code as `result`: a sentence may cost a simulation, and not be read."""
+    return _solve(lower, theta, restart(lower, theta, start), np.asarray(tol))
 
 
 def has_failed(solution: Solution) -> bool:

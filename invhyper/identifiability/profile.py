@@ -10,13 +10,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 from scipy.interpolate import CubicHermiteSpline
-from scipy.optimize import brentq
 from scipy.stats import chi2
 
 from invhyper.identifiability.fisher import fit, names
 from invhyper.lower import levenberg_marquardt as lm
 from invhyper.lower.ode import Calibration
-from invhyper.problem import Solution, solve
+from invhyper.problem import Solution, wordless
 from invhyper.theta import nearest
 
 # sqrt(rise / threshold) grows by this much a step; a step is at most this many times the one before.
@@ -27,6 +26,10 @@ REACH, FIRST = 100.0, 0.2
 FLAT_CURVATURE = 1e-10
 # A step that rises too far, or cannot be simulated, is cut until it is so small a share of the way from the fit.
 CUT, SHORTEST, MOST = 4.0, 1e-3, 100
+# The end of an interval: where the rise is that of the limit, or the end is known, to this share.
+CLOSE = 1e-8
+# Refits go to this error; up to the other one their objective is good for a profile.
+REFITTED, SETTLED = 1e-9, 1e-6
 BELOW, ABOVE = ("lower", "above", "down"), ("upper", "below", "up")
 
 
@@ -204,7 +207,7 @@ def _side(refit: Callable, fitted: Point, index: int, sign: int, limit: float, i
         if failed:
             return Side(points, sign * np.inf, f"no {which} limit {way} to {here.c:.4g}, where simulation ends")
         if there.value >= fitted.value + rise:
-            end = _crossing(refit, here, there, fitted.value, rise, index)
+            end = _crossing(refit, here, there, fitted.value + rise, index)
             return Side([*points, end], end.c, f"{which} limit {end.c:.6g}")
         points.append(there)
         here, longest = there, GROWTH * step
@@ -242,32 +245,46 @@ def _step(here, fitted, along, index, sign, rise) -> float:
     return 2 * wanted / below
 
 
-def _crossing(refit, inside: Point, outside: Point, least: float, rise: float, index: int) -> Point:
-    """Where the profile has risen by `rise`: on its square root, which is nearly straight."""
-    seen = {point.c: point for point in (inside, outside)}
-
-    def above(c):
-        if c not in seen:
-            near = min(seen.values(), key=lambda point: abs(point.c - c))
-            seen[c] = refit(c, near.x + (c - near.c) * _along(near, index))
-        return np.sqrt(max(seen[c].value - least, 0.0)) - np.sqrt(rise)
-
-    c = brentq(above, inside.c, outside.c, xtol=1e-9 * abs(outside.c - inside.c), rtol=1e-12)
-    above(c)
-    return seen[c]
+def _crossing(refit, inside: Point, outside: Point, limit: float, index: int) -> Point:
+    """Where the profile reaches the limit: by cubics that have the values and slopes of a point on either side."""
+    allowed, narrow = CLOSE * (limit - inside.value), CLOSE * abs(outside.c - inside.c)
+    off, slow = np.inf, False
+    for _ in range(MOST):
+        low, high = sorted((inside, outside), key=lambda point: point.c)
+        between = [low.c, high.c]
+        way = CubicHermiteSpline(between, [low.x, high.x], [_along(low, index), _along(high, index)])
+        rise = CubicHermiteSpline(between, [low.value, high.value], [low.slope[index], high.slope[index]])
+        c = 0.5 * (low.c + high.c) if slow else rise.solve(limit, extrapolate=False)[0]
+        there = refit(c, way(c))
+        while not np.isfinite(there.value) and c != inside.c:
+            c = 0.5 * (inside.c + c)
+            there = refit(c, way(c))
+        last, off = off, abs(there.value - limit)
+        if off <= allowed or high.c - low.c <= narrow:
+            break
+        slow = off > last / 4
+        inside, outside = (there, outside) if there.value < limit else (inside, there)
+    return there
 
 
 def _refitting(calibration: Calibration, theta: PyTree, index: int) -> Callable:
     """(c, guess of p) -> Point with p_i held at c: by its bounds, which the compiled program takes as numbers."""
     memo = calibration.cold_start(theta).memo
     unravel = ravel_pytree(calibration.start)[1]
+    close = jnp.array([jnp.inf, REFITTED])
 
     def refit(c, x):
         here = np.arange(x.size) == index
         floor, ceiling = (jnp.asarray(np.where(here, c, side)) for side in (calibration.floor, calibration.ceiling))
-        held = eqx.tree_at(lambda each: (each.floor, each.ceiling), calibration, (floor, ceiling))
-        x = np.clip(x, floor, ceiling)
-        return _point(held, solve(held, theta, start=Solution(unravel(jnp.asarray(x)), memo=memo), throw=False), index)
+        start = Solution(unravel(jnp.asarray(np.clip(x, floor, ceiling))), memo=memo)
+        # Newton's steps alone from where the fit is foretold to be; from afar the usual ones are safer.
+        for targets in (close, calibration.targets):
+            held = (floor, ceiling, targets)
+            held = eqx.tree_at(lambda each: (each.floor, each.ceiling, each.targets), calibration, held)
+            point = _point(held, wordless(held, theta, start), index)
+            if not np.isfinite(point.value) or point.solution.error <= SETTLED:
+                break
+        return point
 
     return refit
 

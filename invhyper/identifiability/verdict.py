@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from rich.table import Table
 
 from invhyper.identifiability.fisher import SAFETY, Fisher, fit, information, names
-from invhyper.identifiability.profile import Profile, edges, follow, position, threshold
+from invhyper.identifiability.profile import SETTLED, Profile, edges, follow, position, threshold
 from invhyper.lower.ode import Calibration
 from invhyper.problem import Solution
 
@@ -18,8 +18,6 @@ PRACTICALLY = "practically non-identifiable"
 STRUCTURALLY = "structurally non-identifiable"
 # A profile that rises by less than this share of the limit is flat.
 FLAT = 1e-3
-# Up to this error of a fit its objective is good for a profile.
-SETTLED = 1e-6
 # A profile that finds a better fit starts everything again there, so often at most.
 ROUNDS = 3
 

@@ -74,13 +74,14 @@ class Calibration(LowerLevel):
     Bock (1983), doi:10.1007/978-3-642-68220-9; Raue et al. (2013), doi:10.1371/journal.pone.0074335.
     """
 
-    constant: ClassVar = ("model", "measured.times", "measured.conditions", "floor", "ceiling", "accuracy")
+    constant: ClassVar = ("model", "measured.times", "measured.conditions", "floor", "ceiling", "targets", "accuracy")
 
     model: OdeModel
     measured: Measurements
     start: PyTree
     floor: Float[Array, " p"]
     ceiling: Float[Array, " p"]
+    targets: Float[Array, "2"]
     fit_steps: int = eqx.field(static=True)
     gauss_newton: bool = eqx.field(static=True)
     accuracy: Float[Array, ""] | None
@@ -122,6 +123,8 @@ class Calibration(LowerLevel):
         self.model = OdeModel(simulator, observe, door.noise(noise, self.measured), prior, adjoint)
         self.start = door.start(start)
         self.floor, self.ceiling = door.box(self.start, bounds)
+        # As numbers of the compiled program, so that one serves fits from afar and those that begin close by.
+        self.targets = jnp.array([NEAR, EXACT])
         self.fit_steps, self.gauss_newton = fit_steps, gauss_newton
         self.accuracy = door.positive("accuracy", accuracy) if certify else None
         self.look = FirstLook()
@@ -201,8 +204,8 @@ class Calibration(LowerLevel):
             return second_order(model, self.measured, unravel, x, theta, self.gauss_newton)
 
         width = x.size + ravel_pytree(theta)[0].size
-        first = lm.descend(near, lm.blank(x), *box, lm.FIRST_DAMPING, NEAR, self.fit_steps)
-        found = lm.descend(here, lm.blank(first.local.x, width), *box, 0.0, EXACT, self.fit_steps)
+        first = lm.descend(near, lm.blank(x), *box, lm.FIRST_DAMPING, self.targets[0], self.fit_steps)
+        found = lm.descend(here, lm.blank(first.local.x, width), *box, 0.0, self.targets[1], self.fit_steps)
         code = jnp.where(found.error <= tol, CONVERGED, ABOVE_TOLERANCE)
         code = jnp.where(jnp.isfinite(found.local.value), code, NOT_FINITE)
         memo = Memo(found.local, jax.tree.map(jnp.asarray, theta))
