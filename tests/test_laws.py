@@ -106,13 +106,29 @@ def cone():
     return ih.Cone(problem, [c, r], [x])
 
 
+# The same functions for every calibration that is built: its programs are compiled once for all laws.
+def growth_rhs(t, x, p, theta):
+    return p[0] * x * (1 - x / p[1])
+
+
+def growth_initial(p, theta):
+    return theta["x0"]
+
+
+def growth_observe(t, x, p, theta):
+    return x
+
+
+def growth_prior(p, theta):
+    return jnp.sum((p - theta["about"]) ** 2)
+
+
 def growth():
     """Logistic growth from x0, with priors about its rate and its capacity."""
     t = np.linspace(0.5, 6.0, 6)
     return ih.Calibration(
-        lambda t, x, p, theta: p[0] * x * (1 - x / p[1]), lambda p, theta: theta["x0"], lambda t, x, p, theta: x,
-        t, 4 / (1 + 3 * np.exp(-0.9 * t)) + 0.1 * np.sin(7 * t), noise=0.1, start=np.array([0.5, 5.0]),
-        prior=lambda p, theta: jnp.sum((p - theta["about"]) ** 2), rtol=1e-12, atol=1e-12,
+        growth_rhs, growth_initial, growth_observe, t, 4 / (1 + 3 * np.exp(-0.9 * t)) + 0.1 * np.sin(7 * t),
+        noise=0.1, start=np.array([0.5, 5.0]), prior=growth_prior, rtol=1e-12, atol=1e-12,
     )  # fmt: skip
 
 
