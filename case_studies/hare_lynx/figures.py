@@ -41,7 +41,7 @@ def fit(report: Report):
         axes.plot(found["years"][~held], counts[~held], "o", color="black", ms=5, label="fitted years")
         axes.plot(found["years"][held], counts[held], "o", mfc="white", mec="black", mew=1.3, ms=6, label="held out")
         axes.set(yscale="log", ylabel=f"{name} / thousand pelts", ylim=((5, 150), (2.5, 110))[k])
-        plots.plain_ticks(axes.yaxis)
+        plots.log_ticks(axes.yaxis)
     grid[0, 0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, columnspacing=1.2, frameon=False)
     axes.set(xlabel="year", xlim=(year[0] - 0.5, year[-1] + 0.5), xticks=np.arange(1900, 1921, 4))
     return figure

@@ -38,8 +38,8 @@ def criterion(report: Report):
     axes.plot([], [], "o", color="black", mfc="white", mew=1.3, label="looked at by the search")
     axes.plot([], [], color="black", lw=1.2, label="slope that it was given")
     axes.set(xscale="log", yscale="log", xlabel="weight", ylabel="criterion F = 1/2 |x - truth|$^2$")
-    plots.plain_ticks(axes.xaxis)
-    plots.plain_ticks(axes.yaxis)
+    plots.log_ticks(axes.xaxis)
+    plots.log_ticks(axes.yaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.5, frameon=False)
     plots.decibels(axes, found["pixels"])
     return figure

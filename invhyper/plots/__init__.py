@@ -19,12 +19,12 @@ from invhyper.plots.style import (
     VERMILION,
     canvas,
     decibels,
-    plain_ticks,
+    log_ticks,
     save,
 )
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "STYLE", "VERMILION",
-    "canvas", "coefficients", "criterion", "decibels", "descent", "images", "improving", "maps", "plain_ticks",
+    "canvas", "coefficients", "criterion", "decibels", "descent", "images", "improving", "log_ticks", "maps",
     "profiles", "progress", "save", "spectrum", "waterfall",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ def _curve(axes, grids, values, path, optimum, label, colour):
     if path is not None:
         axes.plot(path[0], path[-1], "o", ms=5, mfc="white", mec=colour, mew=1.3, label="evaluated by the search")
     star(axes, *optimum, f"best: {name} = {optimum[0]:.4g}")
-    scale(axes.set_xscale, grid)
+    scale(axes.xaxis, grid)
     axes.set(xlabel=name, ylabel=label, xlim=(grid.min(), grid.max()))
     axes.legend(loc="best")
 
@@ -95,8 +95,8 @@ def _map(axes, grids, values, path, optimum, label, colour):
         axes.plot(kept[0], kept[1], "o-", color=VERMILION, ms=4.5, mec="white", mew=0.8, lw=1.5, label="search path")
         axes.plot(path[0][0], path[1][0], "D", color="black", mec="white", mew=1.0, ms=7, label="start", zorder=6)
     star(axes, *optimum[:2], f"best: {label} = {optimum[-1]:.5g}")
-    scale(axes.set_xscale, x)
-    scale(axes.set_yscale, y)
+    scale(axes.xaxis, x)
+    scale(axes.yaxis, y)
     axes.grid(False)
     axes.set(xlabel=across, ylabel=up, xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)

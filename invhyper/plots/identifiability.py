@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from invhyper.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION, canvas, plain_ticks, scale, star
+from invhyper.plots.style import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION, canvas, log_ticks, scale, star
 
 # A profile is drawn from so far below the fit to so far above it, in rises at which the interval ends.
 FLOOR, TOP = -0.08, 1.6
@@ -81,11 +81,9 @@ def _profile(axes: Axes, profile, verdict):
         if np.isfinite(end):
             axes.vlines(end, FLOOR * limit, limit, color=colour, lw=1.2)
     axes.set(ylim=(FLOOR * limit, TOP * limit), xlim=edges, xlabel=profile.name)
-    scale(axes.set_xscale, profile.values)
+    scale(axes.xaxis, profile.values)
     if axes.get_xscale() == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    elif high < 1000 * low:
-        plain_ticks(axes.xaxis)
     axes.set_title(f"{profile.name}: {verdict.kind}", color=colour)
     if verdict.reason:
         axes.text(
@@ -146,6 +144,7 @@ def spectrum(fisher, *, size: tuple[float, float] | None = None) -> Figure:
                 above.vlines(number[mask], bottom / 10, values[mask], color=colour, lw=2.2)
                 above.plot(number[mask], values[mask], "o", color=colour, ms=8, label=label)
         above.set(yscale="log", ylim=(bottom / 3, 10 * values.max()), ylabel="eigenvalue")
+        log_ticks(above.yaxis)
         above.set_title("Fisher information, scaled to a unit diagonal")
         figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=3, columnspacing=1.2)
         picture = below.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(0.5, count + 0.5, count, 0))

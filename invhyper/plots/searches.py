@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from invhyper.plots.style import BLUE, GREEN, GREY, PURPLE, SERIES, STYLE, VERMILION, canvas, plain_ticks, star
+from invhyper.plots.style import BLUE, GREEN, GREY, PURPLE, SERIES, STYLE, VERMILION, canvas, log_ticks, star
 
 
 def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
@@ -64,8 +64,7 @@ def descent(report, axes: Sequence[Axes] | None = None) -> Figure:
             below.plot(kinks, np.full(len(kinks), 0.97), "|", color="black", ms=8, transform=foot, label="kink")
         below.set(yscale="log", xlabel="outer step", ylabel="size")
         for axes in (above, below):
-            axes.yaxis.set_major_locator(LogLocator(numticks=8))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            log_ticks(axes.yaxis)
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, columnspacing=1.2, handlelength=1.4)
     return above.figure
@@ -94,8 +93,8 @@ def progress(runs: Mapping[str, ArrayLike], axes: Axes | None = None, label: str
             axes.step(solves, best, where="post", color=colour)
             axes.plot(solves[-1:], best[-1:], "o", ms=6, color=colour, label=name)
         axes.set(xscale="log", yscale="log", xlabel="lower-level solves", ylabel=label)
-        plain_ticks(axes.xaxis)
-        plain_ticks(axes.yaxis)
+        log_ticks(axes.xaxis)
+        log_ticks(axes.yaxis)
         axes.legend(loc="lower left")
     return axes.figure
 
@@ -149,7 +148,7 @@ def waterfall(
                       label=f"{np.sum(failed)} failed")  # fmt: skip
         axes.set(yscale="log", xlabel="rank of the start", ylabel=f"{label} above the best")
         axes.set_ylim(within / 6, 4 * max(above[~failed].max(), 10 * within))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2, handletextpad=0.3)
     return axes.figure

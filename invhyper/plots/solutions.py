@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from invhyper.plots.style import GREY, ORANGE, STYLE, VERMILION, canvas
+from invhyper.plots.style import GREY, ORANGE, STYLE, VERMILION, canvas, log_ticks
 
 
 def coefficients(
@@ -139,6 +139,7 @@ def maps(
             place.set_xlabel(note)
         bar = place.figure.colorbar(shown, ax=list(axes), pad=0.01, extend="both", aspect=16, shrink=0.82)
         bar.set_label(label)
+        log_ticks(bar.ax.yaxis)
         bar.outline.set_visible(False)
     return place.figure
 

@@ -7,7 +7,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#5F6670",
@@ -64,10 +71,11 @@ def star(axes, x, y, label, **place):
     axes.plot([x], [y], "*", ms=14, color=ORANGE, mec="black", mew=0.8, zorder=7, label=label, clip_on=False, **place)
 
 
-def scale(set_scale, grid):
+def scale(axis, grid):
     """A log axis where the grid spans more than a factor of thirty."""
     if np.min(grid) > 0 and np.max(grid) / np.min(grid) > 30:
-        set_scale("log")
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        log_ticks(axis)
 
 
 def decibels(axes: Axes, pixels: int, data_range: float = 1.0):
@@ -92,8 +100,33 @@ def decibels(axes: Axes, pixels: int, data_range: float = 1.0):
     return right
 
 
-def plain_ticks(axis):
-    """1, 2, 5 of each decade of a logarithmic axis, written out."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+def log_ticks(axis):
+    """Labels of a logarithmic axis, whatever it shows: powers of ten; 1, 2, 5 of each of fewer than three decades,
+    written out; even steps where these do not fall in.
+
+    >>> import invhyper as ih
+    >>> figure, grid = ih.plots.canvas()
+    >>> axes = grid[0, 0]
+    >>> axes.set(yscale="log", ylim=(2.1, 2.9)) and ih.plots.log_ticks(axes.yaxis)
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['2.1', '2.2', '2.3', '2.4', '2.5', '2.6', '2.7', '2.8', '2.9']
+    """
+    axis.set_major_locator(_Decades())
+    axis.set_major_formatter(_Written())
     axis.set_minor_formatter(NullFormatter())
+
+
+def _is_short(low, high):
+    return high < 1e3 * low
+
+
+class _Decades(LogLocator):
+    def tick_values(self, vmin, vmax):
+        # With several to a decade, and at most one of them in sight, matplotlib goes over to even steps.
+        self.set_params(subs=(1.0, 2.0, 5.0) if _is_short(vmin, vmax) else (1.0,), numticks=8)
+        return super().tick_values(vmin, vmax)
+
+
+class _Written(LogFormatterSciNotation):
+    def __call__(self, x, pos=None):
+        return f"{x:g}" if _is_short(*self.axis.get_view_interval()) else super().__call__(x, pos)
