@@ -25,6 +25,41 @@ def test_fisher_counts_noise_and_prior():
     np.testing.assert_allclose(found.matrix, np.diag([8 / 0.25 + 3.0, 16 / 0.25]), rtol=1e-8, atol=1e-8)
 
 
+LATE = np.exp(-0.3 * TIMES) - 0.2 * (TIMES > 3) + 0.1 * WIGGLE
+
+
+def decay(**options):
+    """x = exp(-p t), with a noise of 0.1 and data that it cannot meet: it bends, and residuals are large."""
+    return ih.Calibration(
+        rhs=lambda t, x, p, theta: -p * x, initial=lambda p, theta: 1.0, observe=lambda t, x, p, theta: x,
+        times=TIMES, data=LATE, noise=0.1, start=0.4, bounds=(0.0, 5.0), **options,
+    )  # fmt: skip
+
+
+def test_standard_errors_are_those_of_the_observed_information():
+    """H = sum (m'^2 - r m'') / s^2 of m = exp(-p t), where I = sum m'^2 / s^2 is expected."""
+    calibration = decay()
+    fit = ih.solve(calibration, {})
+    found = ih.fisher(calibration, {}, fit)
+    m = np.exp(-float(fit.x) * TIMES)
+    expected = np.sum((TIMES * m) ** 2) / 0.01
+    observed = expected - np.sum((LATE - m) * TIMES**2 * m) / 0.01
+    assert abs(observed / expected - 1) > 0.2
+    np.testing.assert_allclose(found.matrix, [[expected]], rtol=1e-6)
+    np.testing.assert_allclose(found.observed, [[observed]], rtol=1e-6)
+    np.testing.assert_allclose(found.standard_errors, [observed**-0.5], rtol=1e-6)
+    np.testing.assert_allclose(found.covariance, [[1 / observed]], rtol=1e-6)
+
+
+def test_standard_errors_are_those_expected_where_nothing_better_is_known():
+    """A bare p has no Hessian, and Gauss-Newton's is the expected information."""
+    for calibration, solution in ((decay(), ih.Solution(0.3)), (decay(gauss_newton=True), None)):
+        found = ih.fisher(calibration, {}, solution)
+        m = np.exp(-float(found.values[0]) * TIMES)
+        assert found.observed is None
+        np.testing.assert_allclose(found.standard_errors, [0.1 / np.linalg.norm(TIMES * m)], rtol=1e-6)
+
+
 def line(**options):
     """x = a + b t, with a noise of 0.1."""
     return ih.Calibration(

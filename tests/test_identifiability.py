@@ -262,9 +262,10 @@ def test_all_profiles_run_in_the_program_of_the_fit(turnover):
 
 
 def test_fisher_is_that_of_the_closed_form(production):
-    """Central differences of the closed form give S; the inverse of S^T S the errors."""
+    """Central differences of the closed form give S; the inverse of S^T S the errors that are expected."""
     calibration, residuals = producing(production, DIRECT, 0.2)
-    found = ih.fisher(calibration, {})
+    found = ih.fisher(calibration, {}, ih.Solution(ih.solve(calibration, {}).x))
+    assert found.observed is None
     h = 1e-5
     S = np.stack([(residuals(found.values + v) - residuals(found.values - v)) / (2 * h) for v in h * np.eye(3)], 1)
     np.testing.assert_allclose(found.matrix, S.T @ S, rtol=1e-6)
@@ -285,7 +286,17 @@ def test_standard_errors_take_what_stands_at_a_bound_as_known(assay):
     bounded = eqx.tree_at(lambda c: c.ceiling, with_data(assay, data, 0.05), jnp.asarray([1.9, 1e4]))
     found = ih.fisher(bounded, {"x0": 4.0})
     assert found.values[0] == 1.9 and np.isnan(found.standard_errors[0])
-    assert found.standard_errors[1] == pytest.approx(1 / np.sqrt(found.matrix[1, 1]), rel=1e-12)
+    assert found.standard_errors[1] == pytest.approx(1 / np.sqrt(found.observed[1, 1]), rel=1e-12)
+
+
+def test_a_profile_that_its_standard_error_misses_is_noted(assay):
+    """Little substrate: K has no upper limit, and its lower one is far above what a parabola foretells."""
+    data, _ = held_out_of(0.2, 0.01)
+    found = ih.identify(with_data(assay, data, 0.01), {"x0": 0.2}, parameters=["K"])
+    verdict = found.verdicts["K"]
+    ratio = (verdict.value - verdict.interval[0]) / (np.sqrt(2 * RISE) * verdict.standard_error)
+    assert 0 < ratio < 0.5
+    assert f"The interval of K reaches {ratio:.2g} times as far as its standard error foretells" in found.summary()
 
 
 # What else the verdicts rest on

@@ -24,7 +24,7 @@ class Band:
 def band(calibration: Calibration, theta: PyTree, fisher: Fisher, times) -> Band:
     """The fitted curve at `times` and its standard deviation, by the delta method.
 
-        deviation^2 = J I^-1 J^T,   J = d simulate / dp at the fit,   I the Fisher information
+        deviation^2 = J V J^T,   J = d simulate / dp at the fit,   V the covariance, `fisher.covariance`
 
     theta is taken as it is: what choosing it adds to the uncertainty is not in it, nor is the noise of a measurement.
 
@@ -53,5 +53,5 @@ def band(calibration: Calibration, theta: PyTree, fisher: Fisher, times) -> Band
         return seen, seen
 
     J, mean = jax.jit(jax.jacfwd(curve, has_aux=True))(fisher.values)
-    variance = np.einsum("...i,ij,...j->...", J, np.linalg.inv(fisher.matrix), J)
+    variance = np.einsum("...i,ij,...j->...", J, fisher.covariance, J)
     return Band(np.asarray(times), np.asarray(mean), np.sqrt(variance))

@@ -22,13 +22,14 @@ SAFETY = 10.0
 class Fisher:
     """The Fisher information at a fit; see `fisher`.
 
-    `matrix` (p, p), natural scale; `names` of the p parameters; `values`: the fit; `eigenvalues` (p,), descending, of
-    the information scaled to a unit diagonal: 1 for a direction known as well as if its parameters did not interfere;
-    `directions` (p, p): its eigenvectors, a column each, as unit steps in natural scale; `scales` (p,): square roots
-    of the diagonal; `threshold`: eigenvalues up to here are zero to the simulation's accuracy; `rank`; `null` (p,
-    p - rank): a basis of the directions that change no observation, each with as few parameters as may be;
-    `standard_errors` (p,), infinite for what takes part in a null
-    direction, NaN for what stands at a bound; `correlations` (p, p), NaN for both.
+    `matrix` (p, p), expected, natural scale; `names` of the p parameters; `values`: the fit; `eigenvalues` (p,),
+    descending, of the information scaled to a unit diagonal: 1 for a direction known as well as if its parameters did
+    not interfere; `directions` (p, p): its eigenvectors, a column each, as unit steps in natural scale; `scales` (p,):
+    square roots of the diagonal; `threshold`: eigenvalues up to here are zero to the simulation's accuracy; `rank`;
+    `null` (p, p - rank): a basis of the directions that change no observation, each with as few parameters as may be;
+    `observed` (p, p): the observed information, None where standard errors rest on the expected one;
+    `standard_errors` (p,), infinite for what takes part in a null direction, NaN for what stands at a bound;
+    `correlations` (p, p), NaN for both.
     """
 
     matrix: Float[np.ndarray, "p p"]
@@ -39,6 +40,7 @@ class Fisher:
     scales: Float[np.ndarray, " p"]
     threshold: float
     null: Float[np.ndarray, "p k"]
+    observed: Float[np.ndarray, "p p"] | None = field(repr=False)
     standard_errors: Float[np.ndarray, " p"]
     correlations: Float[np.ndarray, "p p"]
     objective_error: float = field(repr=False)
@@ -47,6 +49,15 @@ class Fisher:
     def rank(self) -> int:
         """The number of directions that are seen."""
         return len(self.names) - self.null.shape[1]
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "p p"]:
+        """That of the standard errors: zero for what stands at a bound, NaN for what takes part in a null direction."""
+        held, errors = (
+            np.isnan(self.standard_errors),
+            np.where(np.isfinite(self.standard_errors), self.standard_errors, 0),
+        )
+        return np.where(held[:, None] | held[None, :], 0.0, self.correlations * np.outer(errors, errors))
 
     @property
     def unseen(self) -> Bool[np.ndarray, " p"]:
@@ -60,11 +71,15 @@ def fisher(calibration: Calibration, theta: PyTree, solution: Solution | None = 
         I = S^T S + 2 L^T L + d^2 prior / dp^2,   S = (d observation / dp) / noise,   L = d log(noise) / dp
 
     S and L have a row for each measured value. Where there is no prior and `noise` is no function, I is the J^T J of
-    the weighted residuals. Of a prior that is not convex at the fit the convex part counts. Standard errors
-    take parameters that stand at a bound as known; nothing else heeds bounds. The
-    decomposition is that of the rows of S, L and the prior's root, each column scaled to length one. A direction is
-    null where its singular value is at most ten times what simulations at a tenth of their tolerances change in those
-    rows (or rounding): more accurate simulations tell more directions apart.
+    the weighted residuals. Of a prior that is not convex at the fit the convex part counts. The decomposition is that
+    of the rows of S, L and the prior's root, each column scaled to length one. A direction is null where its singular
+    value is at most ten times what simulations at a tenth of their tolerances change in those rows (or rounding): more
+    accurate simulations tell more directions apart.
+
+    I is the expected information. Standard errors are those of the observed one, the exact Hessian of the objective,
+    which a fit leaves behind and which is the curvature of profiles: the two differ where residuals are large and the
+    model bends. They are those of I where there is no Hessian (a bare p, `gauss_newton`) or it is not positive definite
+    on the directions that are seen. They take parameters that stand at a bound as known; nothing else heeds bounds.
 
     **Arguments**: `calibration`, `theta`: the problem; `solution`: its fit (None: it is solved for, from its start).
     Raises ValueError at the door, NotConverged where there is no fit that can be simulated.
@@ -80,15 +95,17 @@ def fisher(calibration: Calibration, theta: PyTree, solution: Solution | None = 
     >>> found.rank, dict(zip(found.names, found.standard_errors.round(4).tolist()))
     (2, {'gain': 0.1077, 'rate': 0.0393})
 
-    Rothenberg (1971), doi:10.2307/1913267; Gutenkunst et al. (2007), doi:10.1371/journal.pcbi.0030189.
+    Rothenberg (1971), doi:10.2307/1913267; Gutenkunst et al. (2007), doi:10.1371/journal.pcbi.0030189; Efron and
+    Hinkley (1978), doi:10.1093/biomet/65.3.457.
     """
     theta = calibration.check(theta)
     solution = fit(calibration, theta) if solution is None else solution
-    return information(calibration, theta, ravel_pytree(solution.x)[0])
+    return information(calibration, theta, solution)
 
 
-def information(calibration: Calibration, theta: PyTree, x: Float[np.ndarray, " p"]) -> Fisher:
-    """`fisher` at the flat p."""
+def information(calibration: Calibration, theta: PyTree, solution: Solution) -> Fisher:
+    """`fisher` with everything at hand."""
+    x = ravel_pytree(solution.x)[0]
     (rows, value), (finer, finer_value) = (_rows(each, x, theta) for each in (calibration, calibration.finer()))
     rows, change = np.asarray(rows), SAFETY * np.asarray(finer - rows)
     if not np.all(np.isfinite(rows)):
@@ -105,7 +122,7 @@ def information(calibration: Calibration, theta: PyTree, x: Float[np.ndarray, " 
     nothing = min(threshold / s[rank - 1], 0.5) if rank else 0.0
     null = _few(V[:, rank:], nothing) / d[:, None]
     free = np.asarray((x > calibration.floor) & (x < calibration.ceiling))
-    errors, correlations = _spread(scaled, d, threshold, free)
+    errors, correlations, observed = _spread(scaled, d, threshold, free, _hessian(calibration, solution))
     return Fisher(
         matrix=rows.T @ rows,
         names=names(calibration),
@@ -115,24 +132,40 @@ def information(calibration: Calibration, theta: PyTree, x: Float[np.ndarray, " 
         scales=np.where(alive, scales, 0.0),
         threshold=float(threshold**2),
         null=_unit(null),
+        observed=observed,
         standard_errors=errors,
         correlations=correlations,
         objective_error=abs(float(finer_value - value)),
     )
 
 
-def _spread(scaled, d, threshold, free):
-    """Standard errors and correlations of what is free: infinite, and NaN, for what takes part in a null direction."""
+def _hessian(calibration, solution):
+    """The exact Hessian that a fit left behind; None: there is none."""
+    if solution.memo is None or calibration.gauss_newton:
+        return None
+    return np.asarray(solution.memo.local.more[:, : solution.memo.local.x.size])
+
+
+def _spread(scaled, d, threshold, free, observed):
+    """Standard errors and correlations of what is free: infinite, and NaN, for what takes part in a null direction;
+    and the observed information, if they are its."""
     count = d.size
     errors, covariance = np.full(count, np.nan), np.full((count, count), np.nan)
     _, s, Vt = np.linalg.svd(scaled[:, free], full_matrices=scaled.shape[0] < count)
     rank = int(np.sum(s > threshold))
     nothing = min(threshold / s[rank - 1], 0.5) if rank else 0.0
-    root = Vt[:rank].T / s[:rank] / d[free, None]
+    seen = Vt[:rank].T / d[free, None]
+    root = seen / s[:rank]
+    if observed is not None:
+        curvatures, axes = np.linalg.eigh(seen.T @ observed[np.ix_(free, free)] @ seen)
+        if np.all(curvatures > threshold**2):
+            root = seen @ (axes / np.sqrt(curvatures))
+        else:
+            observed = None
     unseen = np.linalg.norm(Vt[rank:], axis=0) > nothing
     covariance[np.ix_(free, free)] = np.where(unseen[:, None] | unseen[None, :], np.nan, root @ root.T)
     errors[free] = np.where(unseen, np.inf, np.linalg.norm(root, axis=1))
-    return errors, covariance / (errors[:, None] * errors[None, :])
+    return errors, covariance / (errors[:, None] * errors[None, :]), observed
 
 
 def names(calibration: Calibration) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ STRUCTURALLY = "structurally non-identifiable"
 FLAT = 1e-3
 # A profile that finds a better fit starts everything again there, so often at most.
 ROUNDS = 3
+# An end of an interval that is so many times nearer or farther than the standard error foretells is worth a note.
+BENT = 2.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def identify(
     solution = fit(calibration, theta, None if solution is None else ravel_pytree(solution.x)[0])
     notes = []
     for _ in range(ROUNDS):
-        information_ = information(calibration, theta, ravel_pytree(solution.x)[0])
+        information_ = information(calibration, theta, solution)
         flat = max(FLAT * rise, SAFETY * information_.objective_error)
         found = {}
         for index in chosen:
@@ -154,6 +156,7 @@ def identify(
     ]
     box = np.asarray(calibration.floor), np.asarray(calibration.ceiling)
     verdicts = {name: _judge(profile, information_, flat, box) for name, profile in found.items()}
+    notes += [note for verdict in verdicts.values() for note in _bent(verdict, rise)]
     return Identifiability(verdicts, found, information_, solution, level, tuple(notes))
 
 
@@ -167,6 +170,19 @@ def _judge(profile: Profile, fisher: Fisher, flat: float, box) -> Verdict:
         return Verdict(*basics, STRUCTURALLY, f"direction {words}", direction)
     open_ends = [why for why, end in zip(profile.ends, profile.interval, strict=True) if not np.isfinite(end)]
     return Verdict(*basics, PRACTICALLY if open_ends else IDENTIFIABLE, ", ".join(open_ends))
+
+
+def _bent(verdict: Verdict, rise: float) -> list[str]:
+    """A note where an end of the interval is far from where the standard error puts it."""
+    foretold = np.sqrt(2 * rise) * verdict.standard_error
+    ends = [abs(end - verdict.value) / foretold for end in verdict.interval if np.isfinite(end) and foretold < np.inf]
+    worst = max(ends, key=lambda ratio: abs(np.log(ratio)), default=1.0)
+    if 1 / BENT <= worst <= BENT:
+        return []
+    return [
+        f"The interval of {verdict.name} reaches {worst:.2g} times as far as its standard error foretells: the model "
+        "bends there, so go by the interval."
+    ]
 
 
 def _is_flat(profile: Profile, flat: float, box) -> bool:

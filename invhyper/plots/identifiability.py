@@ -21,7 +21,7 @@ COLOURS = {
 
 def profiles(found, *, columns: int = 3, size: tuple[float, float] | None = None) -> Figure:
     """A panel for each parameter: its profile likelihood, the rise at which the interval ends, the parabola that the
-    Fisher information foretells, and the verdict.
+    standard error foretells, and the verdict.
 
     **Arguments**: `found`: what `identify` returned; `columns`: panels side by side; `size`: of the figure, in inches.
     A parameter that spans more than a factor of thirty is drawn on a logarithmic axis.
@@ -73,7 +73,7 @@ def _profile(axes: Axes, profile, verdict):
     if np.isfinite(verdict.standard_error):
         wide = np.linspace(*edges, 400) if not _is_wide(profile.values) else np.geomspace(*edges, 400)
         parabola = 0.5 * ((wide - profile.best) / verdict.standard_error) ** 2
-        axes.plot(wide, parabola, color=GREY, ls=":", lw=1.6, label="foretold by the Fisher information")
+        axes.plot(wide, parabola, color=GREY, ls=":", lw=1.6, label="foretold by the standard error")
     axes.plot(fine, profile.through(fine), color=BLUE, label="profile likelihood")
     axes.plot(profile.values, profile.rise, "o", ms=4, mfc="white", mec=BLUE, mew=1.2, label="refits")
     star(axes, profile.best, 0.0, "fit")
