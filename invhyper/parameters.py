@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 from scipy.special import expit
 
 from invhyper import tree
+from invhyper.covariance import Cholesky
 from invhyper.theta import check_start
 
 Vector = Float[np.ndarray, " d"]
@@ -136,6 +137,23 @@ class Parameter:
         """d natural / d search."""
         return self.scale.slope(np.asarray(u, float), self.lower, self.upper)
 
+    def pull(self, u, gradient) -> np.ndarray:
+        """dF/du from the natural gradient."""
+        return self.slope(u) * np.asarray(gradient, float)
+
+    @property
+    def width(self) -> int:
+        """How many numbers of the search vector stand for it."""
+        return self.start.size
+
+    def entries(self) -> list[str]:
+        """What each of those numbers is called after the name."""
+        return tree.entries(self.start)
+
+    def listed(self, value) -> np.ndarray:
+        """A natural value, one number for each of those."""
+        return np.ravel(value)
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the search coordinate."""
         return self.search(self.lower), self.search(self.upper)
@@ -187,7 +205,7 @@ def logit(start, lower=0.0, upper=1.0, unit: str = "") -> Parameter:
 
 
 class Parameters:
-    """Named hyperparameters: each a scale (`log`, `linear`, `log10`, `logit`) or a dict of them, nested at will.
+    """Named hyperparameters: each a scale (`log`, `linear`, `log10`, `logit`, `cholesky`) or a dict of them.
 
     The flat search vector u lists the entries in sorted order of the names. `start` is u at the start, `bounds` its
     lower and upper ends, `theta` the start in natural scale; `natural(u)` and `search(theta)` map between the two and
@@ -227,7 +245,7 @@ class Parameters:
         self.leaves, self._structure = jax.tree.flatten(tree_of_parameters)
         self.paths = tree.paths(tree_of_parameters)
         self._listed = ", ".join(self.paths) or "nothing"
-        self._cuts = np.cumsum([leaf.start.size for leaf in self.leaves])[:-1]
+        self._cuts = np.cumsum([leaf.width for leaf in self.leaves])[:-1]
 
     @property
     def theta(self) -> PyTree:
@@ -248,12 +266,13 @@ class Parameters:
     @property
     def size(self) -> int:
         """Number of scalars."""
-        return sum(leaf.start.size for leaf in self.leaves)
+        return sum(leaf.width for leaf in self.leaves)
 
     @property
     def names(self) -> list[str]:
         """A name for every entry of the search vector: l1, or l2[0], l2[1], ... for arrays."""
-        return tree.entries(self.theta)
+        pairs = zip(self.paths, self.leaves, strict=True)
+        return [path + index for path, leaf in pairs for index in leaf.entries()]
 
     def natural(self, u: Vector) -> PyTree:
         """theta at the search vector u."""
@@ -267,14 +286,15 @@ class Parameters:
     def pull(self, u: Vector, gradient: PyTree) -> Vector:
         """dF/du from the natural gradient at u: the chain rule."""
         pairs = zip(self._parts(u), self._aligned(gradient), strict=True)
-        return _flat([leaf.slope(part) * np.asarray(slope, float) for (leaf, part), slope in pairs])
+        return _flat([leaf.pull(part, slope) for (leaf, part), slope in pairs])
 
     def _parts(self, u):
         u = np.asarray(u, float)
         if u.shape != (self.size,):
             raise ValueError(f"the search vector has shape {u.shape}: ({self.size},) is wanted, for {self._listed}")
         pieces = np.split(u, self._cuts)
-        return [(leaf, piece.reshape(leaf.start.shape)) for leaf, piece in zip(self.leaves, pieces, strict=True)]
+        pairs = zip(self.leaves, pieces, strict=True)
+        return [(leaf, u.reshape(leaf.start.shape) if leaf.width == leaf.start.size else u) for leaf, u in pairs]
 
     def _aligned(self, values: PyTree) -> list:
         leaves, structure = jax.tree.flatten(values)
@@ -288,9 +308,10 @@ class Parameters:
     def table(self, theta: PyTree | None = None, limit: int = 12) -> str:
         """Aligned lines of name, scale, natural value, search value, bounds and unit (at theta; None: at the start)."""
         values = self._aligned(self.theta if theta is None else theta)
-        natural, search = _flat(values), _flat([p.search(v) for p, v in zip(self.leaves, values, strict=True)])
-        lower, upper = _flat([leaf.lower for leaf in self.leaves]), _flat([leaf.upper for leaf in self.leaves])
-        owner = [leaf for leaf in self.leaves for _ in range(leaf.start.size)]
+        pairs = list(zip(self.leaves, values, strict=True))
+        natural, search = _flat([p.listed(v) for p, v in pairs]), _flat([p.search(v) for p, v in pairs])
+        lower, upper = (_flat([p.listed(getattr(p, end)) for p in self.leaves]) for end in ("lower", "upper"))
+        owner = [leaf for leaf in self.leaves for _ in range(leaf.width)]
         rows = [("name", "scale", "natural", "search", "lower", "upper", "unit")]
         for i in range(min(self.size, limit)):
             numbers = [f"{v:.6g}" for v in (natural[i], search[i], lower[i], upper[i])]
@@ -312,10 +333,10 @@ def _check_scales(named: dict, path: str):
             if not value:
                 raise ValueError(f"Parameters {where!r} is an empty dict: at least one scale is wanted")
             _check_scales(value, where)
-        elif not isinstance(value, Parameter):
+        elif not isinstance(value, Parameter | Cholesky):
             raise ValueError(
                 f"Parameters {where!r} is {value!r}: a scale is wanted, "
-                "such as log(0.1, 1e-6, 1e2), linear(0.5, 0, 1), log10(...) or logit(...)"
+                "such as log(0.1, 1e-6, 1e2), linear(0.5, 0, 1), log10(...), logit(...) or cholesky(...)"
             )
 
 

@@ -241,7 +241,7 @@ class Bilevel(eqx.Module):
     """F(theta) = C(x*(theta), theta): a lower level and a criterion.
 
     `criterion(x, theta)` is a JAX function that returns a scalar. One with a method `bind(lower)` is told its lower
-    level.
+    level; one with a method `given(solution)` is told the solution, whose memo may spare it work.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
@@ -257,10 +257,11 @@ class Bilevel(eqx.Module):
     def __init__(self, lower: LowerLevel, criterion: Callable):
         if not isinstance(lower, LowerLevel):
             raise TypeError(f"Bilevel wants a LowerLevel first; it was given {type(lower).__name__}")
+        criterion = criterion.bind(lower) if hasattr(criterion, "bind") else criterion
         if not callable(criterion):
             raise TypeError(f"Bilevel wants a criterion(x, theta); it was given {type(criterion).__name__}")
         self.lower = lower
-        self.criterion = criterion.bind(lower) if hasattr(criterion, "bind") else criterion
+        self.criterion = criterion
 
     def value(self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None) -> float:
         """F(theta) alone: one lower-level solve, no derivative."""
@@ -272,7 +273,15 @@ class Bilevel(eqx.Module):
         """The lower-level solution at theta, and F there."""
         theta = self.lower.check(theta)
         solution = solve(self.lower, theta, start=start, tol=tol)
-        return solution, float(_value(self.criterion, solution.x, theta))
+        # What varies from call to call stays out of the compiled program, and so does a memo that nobody asks for.
+        asked = hasattr(self.criterion, "given")
+        kept = Solution(solution.x, memo=solution.memo if asked else None)
+        return solution, float(_value(self.criterion, kept, theta))
+
+
+def given(criterion: Callable, solution: Solution) -> Callable:
+    """The criterion, told what the solve has left behind if it asks for that."""
+    return criterion.given(solution) if hasattr(criterion, "given") else criterion
 
 
 def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, tol=1e-8, throw: bool = True) -> Solution:
@@ -317,5 +326,5 @@ def _solve(lower, theta, start, tol):
 
 
 @eqx.filter_jit
-def _value(criterion, x, theta):
-    return criterion(x, theta)
+def _value(criterion, solution, theta):
+    return given(criterion, solution)(solution.x, theta)

@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 import invhyper
 from invhyper import archive, tree
 from invhyper.citation import bibtex
+from invhyper.covariance import cholesky
 from invhyper.parameters import SCALES, Parameter, Parameters
 from invhyper.problem import Certificate, Solution
 
@@ -213,7 +214,12 @@ def _described(parameters: Parameters | None) -> dict | None:
 def _rebuilt(described: dict | None) -> Parameters | None:
     if described is None:
         return None
-    leaves = [Parameter(**{**leaf, "scale": SCALES[leaf["scale"]]}) for leaf in described["leaves"]]
+    leaves = [
+        cholesky(leaf["start"], leaf["unit"])
+        if leaf["scale"] == "cholesky"
+        else Parameter(**{**leaf, "scale": SCALES[leaf["scale"]]})
+        for leaf in described["leaves"]
+    ]
     return Parameters.of(jax.tree.map(lambda number: leaves[number], described["tree"]))
 
 

@@ -113,3 +113,36 @@ def test_parameters_pickle():
     parameters = pickle.loads(pickle.dumps(ih.Parameters(a=ih.logit([0.2, 0.4], unit="1"), b={"c": ih.log(1.0)})))
     assert parameters.names == ["a[0]", "a[1]", "b.c"]
     np.testing.assert_allclose(parameters.natural(parameters.start)["a"], [0.2, 0.4], rtol=1e-15)
+
+
+def test_covariance_matrix_by_its_cholesky_factor():
+    start = np.array([[4.0, 2.0, 0.0], [2.0, 5.0, 0.0], [0.0, 0.0, 9.0]])
+    parameters = ih.Parameters(omega=ih.cholesky(start), sigma=ih.log(0.5))
+    assert parameters.names == ["omega[0,0]", "omega[1,0]", "omega[1,1]", "omega[2,2]", "sigma"]
+    np.testing.assert_allclose(parameters.start[:4], [np.log(2), 1.0, np.log(2), np.log(3)], rtol=1e-14)
+    u = parameters.start + np.array([0.1, -0.2, 0.3, 0.4, 0.0])
+    omega = parameters.natural(u)["omega"]
+    np.testing.assert_allclose(parameters.search({"omega": omega, "sigma": np.array(0.5)}), u, rtol=1e-13)
+    np.testing.assert_array_equal(omega[2, :2], 0.0)
+    weights = np.arange(9.0).reshape(3, 3)  # of a function of the matrix that is not symmetric in it
+    pulled, h = parameters.pull(u, {"omega": weights, "sigma": 0.0}), 1e-6
+    for k, step in enumerate(h * np.eye(5)[:4]):
+        ends = [np.sum(weights * parameters.natural(u + sign * step)["omega"]) for sign in (1, -1)]
+        assert pulled[k] == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-8)
+    assert "omega[1,0]  cholesky  2" in parameters.table()
+    assert ih.Parameters(omega=ih.cholesky([[4.0]])).natural(np.array([0.0]))["omega"].tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    "start, said",
+    [
+        ([[1.0, 2.0], [2.0, 1.0]], "not positive definite"),
+        ([[1.0, 0.1], [0.2, 1.0]], "symmetric"),
+        ([1.0, 2.0], "square"),
+        ([[1.0, 0.1, 0.0], [0.1, 1.0, 0.1], [0.0, 0.1, 1.0]], r"entry \(0, 2\)"),
+        ("four", "matrix of numbers"),
+    ],
+)
+def test_bad_covariance_matrices_are_refused(start, said):
+    with pytest.raises(ValueError, match=said):
+        ih.cholesky(start)

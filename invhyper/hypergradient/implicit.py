@@ -31,6 +31,7 @@ from invhyper.problem import (
     LowerLevel,
     NotConverged,
     Solution,
+    given,
     has_failed,
     restart,
     sentence,
@@ -147,7 +148,7 @@ def _evaluate(method, problem, theta, start, adjoint, tol):
 
 
 def _gradient_at(method, problem, solution, theta, adjoint, tol):
-    value, (along_x, along_theta) = pull(problem.criterion, solution.x, theta)
+    value, (along_x, along_theta) = pull(given(problem.criterion, solution), solution.x, theta)
     linearisation = problem.lower.linearise(solution, theta)
     rhs = linearisation.P_transpose(along_x)
     z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, adjoint, tol, host=False)
@@ -164,7 +165,7 @@ def _newton_estimate(method, problem, solution, theta, z, gradient, linearisatio
     defect = lower.defect(solution, theta)
     step, _ = solve_adjoint(linearisation, defect, None, None, 1e-2, host=False, transpose=False)
     corrected = lower.shifted(solution, step)
-    _, (along_x, along_theta) = pull(problem.criterion, corrected.x, theta)
+    _, (along_x, along_theta) = pull(given(problem.criterion, corrected), corrected.x, theta)
     there = lower.linearise(corrected, theta)
     rhs = there.P_transpose(along_x)
     defect = tree.subtract(rhs, apply_transpose(there, z, host=False))
