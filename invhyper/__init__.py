@@ -43,6 +43,7 @@ _HOME = {
     "lower.scikit": "from_sklearn to_sklearn weight_max",
     "lower.ode": "Calibration",
     "lower.simulator": "Doses",
+    "lower.ode_predict": "ode_predict",
     "lower.rosenbrock": "Rodas5P",
     "lower.convex": "Cone",
     "lower.basis_pursuit": "BasisPursuit",

@@ -82,6 +82,16 @@ def theophylline(predict=one_compartment) -> ih.MixedEffects:
     return ih.MixedEffects(predict, clearance_and_absorption, theophylline_records(), ih.AdditiveError())
 
 
+def linear(phi, covariates, times):
+    """X b + Z eta"""
+    return covariates["X"] @ phi["b"] + covariates["Z"] @ phi["eta"]
+
+
+def both(fixed, eta, covariates):
+    """b and eta"""
+    return {"b": fixed["b"], "eta": eta}
+
+
 def linear_mixed() -> tuple[ih.MixedEffects, dict, zoo.LinearMixed]:
     """A linear mixed model and its exact likelihood."""
     model = zoo.linear_mixed_model()
@@ -89,13 +99,7 @@ def linear_mixed() -> tuple[ih.MixedEffects, dict, zoo.LinearMixed]:
         ih.Records(np.arange(len(y)), y, {"X": X, "Z": Z}, name=f"S{k}")
         for k, (X, Z, y) in enumerate(zip(model.X, model.Z, model.y, strict=True))
     ]
-
-    def predict(phi, covariates, times):
-        return covariates["X"] @ phi["b"] + covariates["Z"] @ phi["eta"]
-
-    population = ih.MixedEffects(
-        predict, lambda fixed, eta, covariates: {"b": fixed["b"], "eta": eta}, records, ih.AdditiveError()
-    )
+    population = ih.MixedEffects(linear, both, records, ih.AdditiveError())
     return population, {"fixed": {"b": model.b}, "omega": model.omega, "sigma": model.sigma}, model
 
 
