@@ -63,6 +63,20 @@ def one_compartment(phi, covariates, times):
     return size * (jnp.exp(-ke * times) - jnp.exp(-ka * times))
 
 
+def absorption(t, x, phi, covariates):
+    """Depot and central compartment."""
+    ke, ka = jnp.exp(phi["lKe"]), jnp.exp(phi["lKa"])
+    return jnp.stack([-ka * x[0], ka * x[0] - ke * x[1]])
+
+
+def dose_in_depot(phi, covariates):
+    return jnp.stack([covariates["dose"], jnp.zeros(())])
+
+
+def concentration(t, x, phi, covariates):
+    return x[1] * jnp.exp(phi["lKe"] - phi["lCl"])
+
+
 def clearance_and_absorption(fixed, eta, covariates):
     """lCl and lKa are random, lKe is not."""
     return {"lKe": fixed["lKe"], "lKa": fixed["lKa"] + eta[1], "lCl": fixed["lCl"] + eta[0]}

@@ -63,6 +63,20 @@ def test_standard_errors_of_a_linear_model():
     assert fit.epsilon_shrinkage == pytest.approx(1 - np.std(residuals, ddof=1))
 
 
+def test_portions_of_a_large_population_add_up():
+    population, theta, model = linear_mixed()
+    subjects, times = population.subjects, 300
+    many = ih.MixedEffects(subjects.predict, subjects.individual, records_of(subjects) * times, ih.AdditiveError())
+    one, all_of_them = (ih.Implicit()(each.problem(ih.FO()), theta) for each in (population, many))
+    assert len(many) == 1800 and all_of_them.value == pytest.approx(times * one.value, rel=1e-12)
+    np.testing.assert_allclose(all_of_them.gradient["omega"], times * one.gradient["omega"], rtol=1e-10)
+
+
+def records_of(subjects):
+    rows = zip(subjects.times, subjects.values, subjects.covariates["X"], subjects.covariates["Z"], strict=True)
+    return [ih.Records(times, values, {"X": X, "Z": Z}) for times, values, X, Z in rows]
+
+
 # Values at the numbers of THEOPH_LAPLACE, and the maximum: -2 log L and the estimates.
 THEOPHYLLINE = {
     "Laplace": (
