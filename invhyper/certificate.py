@@ -86,7 +86,7 @@ def audit(
     Richardson (1911), doi:10.1098/rsta.1911.0009.
     """
     hypergradient = Implicit() if hypergradient is None else hypergradient
-    theta = problem.lower.check(theta)
+    theta = problem.check(theta)
     here = hypergradient(problem, theta, tol=max(tol, 1e-8))
     probe = _Probe(problem, hypergradient, theta, here, tol)
     comparisons = tuple(

@@ -130,7 +130,8 @@ class LowerLevel(eqx.Module):
     tags of A), `data` (fields whose cotangents `layer` may ask of a host lower level),
     `constant` (beginnings of the dotted names that it may not ask of a traced one), `loss` (the loss of `HeldOut`
     that belongs to this model; None: squared), `accuracy` (what simulations are made finer for until the hypergradient
-    is known to it, relatively; None: its error is estimated and left), `tolerance` (relative, of its simulations).
+    is known to it, relatively; None: its error is estimated and left), `tolerance` (relative, of its simulations),
+    `singular` (what a gradient that is not finite means, and what to do).
     """
 
     __getattribute__ = PLAIN_LOOKUP
@@ -142,6 +143,7 @@ class LowerLevel(eqx.Module):
     constant: ClassVar[tuple[str, ...]] = ()
     accuracy: ClassVar[float | None] = None
     tolerance: ClassVar[float] = 0.0
+    singular: ClassVar[str] = "A is singular on the stratum"
     loss: ClassVar[Callable | None] = None
 
     def solve(self, theta: PyTree, *, start: Solution | None = None, tol: float = 1e-8, throw: bool = True) -> Solution:
@@ -241,7 +243,8 @@ class Bilevel(eqx.Module):
     """F(theta) = C(x*(theta), theta): a lower level and a criterion.
 
     `criterion(x, theta)` is a JAX function that returns a scalar. One with a method `bind(lower)` is told its lower
-    level; one with a method `given(solution)` is told the solution, whose memo may spare it work.
+    level; one with `given(solution)` is told the solution, whose memo may spare it work; one with `check(theta)` sees
+    theta before anything is solved.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
@@ -263,6 +266,13 @@ class Bilevel(eqx.Module):
         self.lower = lower
         self.criterion = criterion
 
+    def check(self, theta: PyTree) -> PyTree:
+        """theta checked by the lower level, and by the criterion if that has a method `check(theta)`."""
+        theta = self.lower.check(theta)
+        if hasattr(self.criterion, "check"):
+            self.criterion.check(theta)
+        return theta
+
     def value(self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None) -> float:
         """F(theta) alone: one lower-level solve, no derivative."""
         return self.solve_and_value(theta, tol, start)[1]
@@ -271,7 +281,7 @@ class Bilevel(eqx.Module):
         self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None
     ) -> tuple[Solution, float]:
         """The lower-level solution at theta, and F there."""
-        theta = self.lower.check(theta)
+        theta = self.check(theta)
         solution = solve(self.lower, theta, start=start, tol=tol)
         # What varies from call to call stays out of the compiled program, and so does a memo that nobody asks for.
         asked = hasattr(self.criterion, "given")

@@ -58,6 +58,10 @@ class Together(LowerLevel):
         return min(wanted, default=None)
 
     @property
+    def singular(self):
+        return self.lowers[0].singular
+
+    @property
     def tolerance(self):
         return max(lower.tolerance for lower in self.lowers)
 
@@ -159,10 +163,14 @@ def block_diagonal(blocks: list[Linearisation]) -> Linearisation:
         solve=solve_each if solvable else None,
         stratum=tuple(b.stratum for b in blocks),
         margin=jnp.min(jnp.stack([jnp.asarray(b.margin) for b in blocks])) if traced else blocks[nearest].margin,
-        margin_of=f"lower level {nearest}: {blocks[nearest].margin_of}" if blocks[nearest].margin_of else "",
+        margin_of=blocks[0].margin_of if traced else _named(nearest, blocks[nearest].margin_of),
         residual=tuple(b.residual for b in blocks) if all(b.residual is not None for b in blocks) else None,
         blocks=tuple(blocks),
     )
+
+
+def _named(number: int, margin_of: str) -> str:
+    return f"lower level {number}: {margin_of}" if margin_of else ""
 
 
 class FixedPoint(LowerLevel):

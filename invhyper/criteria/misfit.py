@@ -35,6 +35,10 @@ class Misfit(eqx.Module):
     def __call__(self, x: PyTree, theta: PyTree) -> Array:
         return jnp.sum(self.calibration.deviations(x, theta) ** 2)
 
+    def check(self, theta: PyTree) -> PyTree:
+        """theta seen by the calibration that is predicted: it chooses its solver at the first one."""
+        return self.calibration.check(theta)
+
     def finer(self) -> "Misfit":
         """The same with simulations at a tenth of the tolerances."""
         return Misfit(self.calibration.finer())

@@ -209,6 +209,17 @@ class Mean(eqx.Module):
         pairs = zip(self.criteria, lowers, strict=True)
         return Mean(tuple(c.bind(low) if hasattr(c, "bind") else c for c, low in pairs))
 
+    def check(self, theta: PyTree) -> PyTree:
+        """theta seen by each criterion that wants to."""
+        for criterion in self.criteria:
+            if hasattr(criterion, "check"):
+                criterion.check(theta)
+        return theta
+
+    def finer(self) -> "Mean":
+        """The same with what its criteria simulate at a tenth of the tolerances."""
+        return Mean(tuple(c.finer() if hasattr(c, "finer") else c for c in self.criteria))
+
 
 def KFold(make_lower: Callable, A, y, folds: int = 5, seed: int = 0, loss: Callable | None = None) -> Bilevel:
     """k-fold cross-validation as a bilevel problem: one lower level a fold, the mean of their held-out errors above.

@@ -85,13 +85,13 @@ class Implicit(eqx.Module):
         tol: float = 1e-8,
         throw: bool = True,
     ) -> Evaluation:
-        theta = problem.lower.check(theta)
+        theta = problem.check(theta)
         compute = _on_host if problem.lower.host else _compiled
         evaluation = discretisation.with_error(
             lambda problem, warm: compute(self, problem, theta, warm, tol, throw), problem, warm, throw
         )
         if throw:
-            _raise_if_bad(evaluation, theta, tol, adjoint_tol(self.linear_solver, tol))
+            _raise_if_bad(evaluation, problem.lower, theta, tol, adjoint_tol(self.linear_solver, tol))
         return evaluation
 
     def layer(self, lower: LowerLevel, tol: float = 1e-8):
@@ -106,7 +106,7 @@ def _compiled(method, problem, theta, warm, tol, throw):
     adjoint = None if warm is None else warm.adjoint
     if adjoint is None:
         adjoint = _zero_adjoint(lower, theta, start)
-    solution, value, gradient, adjoint, residual, margin, error = _evaluate(
+    solution, value, gradient, adjoint, residual, (margin, margin_of), error = _evaluate(
         method, problem, theta, start, adjoint, np.asarray(tol)
     )
     failed = has_failed(solution)
@@ -114,7 +114,7 @@ def _compiled(method, problem, theta, warm, tol, throw):
     if throw and failed:
         raise NotConverged(solution.result)
     error = None if error is None else float(error)
-    certificate = certify(solution, float(residual), float(margin), "", error)
+    certificate = certify(solution, float(residual), float(margin), margin_of, error)
     gradient = tree.to_numpy(gradient)
     return Evaluation(float(value), gradient, solution, adjoint, certificate)
 
@@ -144,7 +144,8 @@ def _evaluate(method, problem, theta, start, adjoint, tol):
     error = None
     if method.estimate:
         error = _newton_estimate(method, problem, solution, theta, z, gradient, linearisation)
-    return solution, value, gradient, z, residual, linearisation.margin, error
+    kink = linearisation.margin, linearisation.margin_of
+    return solution, value, gradient, z, residual, kink, error
 
 
 def _gradient_at(method, problem, solution, theta, adjoint, tol):
@@ -229,7 +230,7 @@ def _check_value(value: float, theta):
         raise ValueError(f"the criterion is {value} at theta = {theta}: check its data")
 
 
-def _raise_if_bad(evaluation: Evaluation, theta, tol: float, most: float):
+def _raise_if_bad(evaluation: Evaluation, lower: LowerLevel, theta, tol: float, most: float):
     certificate = evaluation.certificate
     if not certificate.lower_residual <= tol:
         raise NotConverged(evaluation.solution.result)
@@ -237,6 +238,6 @@ def _raise_if_bad(evaluation: Evaluation, theta, tol: float, most: float):
     for path, leaf in zip(tree.paths(evaluation.gradient), jax.tree.leaves(evaluation.gradient), strict=True):
         if not np.all(np.isfinite(leaf)):
             raise NotConverged(
-                f"the gradient in {path!r} is not finite at theta = {theta}: A is singular on the stratum"
+                f"the gradient in {path!r} is not finite at theta = {theta}: {lower.singular}"
             )
     check_adjoint(certificate.adjoint_residual, most)

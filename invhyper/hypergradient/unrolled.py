@@ -42,7 +42,7 @@ class Unrolled(eqx.Module):
     def __call__(
         self, problem: Bilevel, theta: PyTree, *, warm: Evaluation | None = None, tol: float = 1e-8, throw: bool = True
     ) -> Evaluation:
-        theta = problem.lower.check(theta)
+        theta = problem.check(theta)
         start = None if warm is None else Solution(warm.solution.x)
         value, x, change, gradient = _evaluate(self, problem, theta, start)
         name = type(problem.lower).__name__

@@ -19,6 +19,8 @@ FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e12
 # A step must gain this share of what the model foretells; values that differ by less than LEVEL are equal.
 GAIN, LEVEL = 1e-4, 1e-9
 ROUNDING = 1e-10
+# Steps are slow that lower the value by less than this share of the residual's and the error by less than half.
+SLOW = 1e-3
 TINY = 1e-300
 
 
@@ -62,14 +64,26 @@ def error(local: Local, lower, upper) -> Array:
     return jnp.linalg.norm(slope) / jnp.maximum(jnp.maximum(local.size, jnp.linalg.norm(scale * local.x)), TINY)
 
 
+def lowest(local: Local, free: Bool[Array, " p"]) -> Array:
+    """The lowest eigenvalue of the scaled curvature of the free parameters (about 1 is the largest); 1 without any."""
+    scale = scales(local)
+    both = free[:, None] & free[None, :]
+    scaled = jnp.where(both, local.curvature / (scale[:, None] * scale[None, :]), jnp.eye(local.x.size))
+    return jnp.min(jnp.linalg.eigvalsh(jnp.where(jnp.all(jnp.isfinite(scaled)), scaled, jnp.nan)))
+
+
 def blank(x: Float[Array, " p"], width: int | None = None) -> Local:
     """x before the objective has been looked at; `width`: the columns of `more`."""
     more = None if width is None else jnp.zeros((x.size, width))
     return Local(x, jnp.asarray(jnp.inf, x.dtype), jnp.zeros(x.size), jnp.eye(x.size), jnp.zeros(()), more)
 
 
-def descend(model: Callable, local: Local, lower, upper, damping: float, target: float, max_steps: int) -> Found:
+def descend(
+    model: Callable, local: Local, lower, upper, damping: float, target: float, max_steps: int, patient: bool = True
+) -> Found:
     """Steps from a `blank` until the error is below `target`, or no step helps; `model(x)` gives a `Local`.
+
+    Unless `patient` slow steps end it as well: those of Gauss-Newton are where the residual bends and is large.
 
     The first look at x counts as a step, so that the model is in the compiled program once.
     """
@@ -104,6 +118,9 @@ def descend(model: Callable, local: Local, lower, upper, damping: float, target:
         grown = jnp.maximum(damping * found.growth, FIRST_DAMPING)
         # An error that is small and no longer halves has arrived at rounding.
         arrived = good & ~first & (reached > 0.5 * found.error) & (reached < ROUNDING)
+        if not patient:
+            drop = local.value - trial.value
+            arrived |= good & ~first & (reached > 0.5 * found.error) & (drop < SLOW * local.size**2)
         return Found(
             jax.tree.map(lambda new, old: jnp.where(good, new, old), trial, local),
             jnp.where(good, reached, found.error),

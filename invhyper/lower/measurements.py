@@ -33,10 +33,14 @@ class Measurements(eqx.Module):
         return Measurements(times, jnp.zeros(shape), jnp.ones(shape, bool), self.conditions, self.flat)
 
     def each(self, one: Callable):
-        """one(times), or one(times, condition) of all conditions at once, with their axis in front."""
+        """one(times, rows) or one(times, rows, condition) of all conditions at once, with their axis in front.
+
+        `rows` (T,): whether anything was measured then.
+        """
+        rows = jnp.any(self.mask, axis=-1)
         if self.conditions is None:
-            return one(self.times)
-        return jax.vmap(one)(self.times, self.conditions)
+            return one(self.times, rows)
+        return jax.vmap(one)(self.times, rows, self.conditions)
 
     @property
     def count(self) -> int:

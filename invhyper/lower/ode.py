@@ -17,14 +17,24 @@ from invhyper.lower.levenberg_marquardt import Local
 from invhyper.lower.measurements import Measurements, measurements
 from invhyper.lower.ode_failure import failure
 from invhyper.lower.ode_input import FirstLook
-from invhyper.lower.ode_model import OdeModel, first_order, objective, observations, second_order
+from invhyper.lower.ode_model import OdeModel, first_order, nearest_dose, objective, observations, second_order
 from invhyper.lower.simulator import Doses, Simulator
-from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, NOT_FINITE, Linearisation, LowerLevel, Solution
+from invhyper.problem import (
+    ABOVE_TOLERANCE,
+    CONVERGED,
+    INDEFINITE,
+    NOT_FINITE,
+    Linearisation,
+    LowerLevel,
+    Solution,
+)
 
 # Gauss-Newton steps until here, exact Newton steps after.
 NEAR, EXACT = 1e-5, 1e-13
 # Below this eigenvalue of the scaled Hessian (largest: about 1) the data do not hold a direction of p.
 SINGULAR = 1e-11
+# Below this one it bends downwards, beyond what simulation errors make of a flat direction: no minimum.
+SADDLE = -1e-6
 
 
 class Memo(NamedTuple):
@@ -74,6 +84,10 @@ class Calibration(LowerLevel):
     Bock (1983), doi:10.1007/978-3-642-68220-9; Raue et al. (2013), doi:10.1371/journal.pone.0074335.
     """
 
+    singular: ClassVar = (
+        "the data do not hold a direction of p, which `invhyper.identify` names: fix a parameter, add a prior, or "
+        "measure something else"
+    )
     constant: ClassVar = ("model", "measured.times", "measured.conditions", "floor", "ceiling", "targets", "accuracy")
 
     model: OdeModel
@@ -146,7 +160,7 @@ class Calibration(LowerLevel):
 
         Differentiable in p and theta, in either mode. NaN where the simulation fails.
         """
-        measured = self.measured if times is None else self.measured.at(times)
+        measured = self.measured.at(self.measured.times if times is None else times)
         seen = observations(self.chosen(), measured, p, theta)
         return seen[..., 0] if measured.flat else seen
 
@@ -204,9 +218,11 @@ class Calibration(LowerLevel):
             return second_order(model, self.measured, unravel, x, theta, self.gauss_newton)
 
         width = x.size + ravel_pytree(theta)[0].size
-        first = lm.descend(near, lm.blank(x), *box, lm.FIRST_DAMPING, self.targets[0], self.fit_steps)
+        first = lm.descend(near, lm.blank(x), *box, lm.FIRST_DAMPING, self.targets[0], self.fit_steps, False)
         found = lm.descend(here, lm.blank(first.local.x, width), *box, 0.0, self.targets[1], self.fit_steps)
         code = jnp.where(found.error <= tol, CONVERGED, ABOVE_TOLERANCE)
+        bent = lm.lowest(found.local, lm.free(found.local, *box)) < SADDLE
+        code = jnp.where((code == CONVERGED) & bent, INDEFINITE, code)
         code = jnp.where(jnp.isfinite(found.local.value), code, NOT_FINITE)
         memo = Memo(found.local, jax.tree.map(jnp.asarray, theta))
         return Solution(unravel(found.local.x), found.error, first.steps + found.steps, code, memo)
@@ -223,7 +239,7 @@ class Calibration(LowerLevel):
         A = jnp.where(both, local.more[:, : x.size], jnp.diag(scale**2))
         B = jnp.where(free[:, None], local.more[:, x.size :], 0.0)
         scaled = A / (scale[:, None] * scale[None, :])
-        seen = jnp.where(jnp.linalg.eigvalsh(scaled).min() > SINGULAR, 1.0, jnp.nan)
+        seen = jnp.where(lm.lowest(local, free) > SINGULAR, 1.0, jnp.nan)
 
         def solve(rhs, transpose):
             z = jnp.linalg.solve(scaled, rhs / scale) / scale
@@ -237,8 +253,12 @@ class Calibration(LowerLevel):
             B_transpose=lambda z: unravel_theta(B.T @ z),
             solve=solve,
             stratum=free,
-            margin=_margin(local, free, self.floor, self.ceiling),
-            margin_of="a parameter about to reach or to leave its bound",
+            margin=jnp.minimum(
+                _margin(local, free, self.floor, self.ceiling),
+                nearest_dose(self.model, self.measured, solution.x, theta),
+            ),
+            margin_of="a parameter about to reach or to leave its bound"
+            + (", or a dose about to meet a measurement" if callable(self.model.simulator.doses) else ""),
         )
 
     def defect(self, solution, theta):
@@ -256,10 +276,19 @@ class Calibration(LowerLevel):
         return Solution(unravel(x - step))
 
     def explain(self, solution):
-        """Where and why the model cannot be simulated, if that is what stopped the fit."""
-        if np.isfinite(float(solution.memo.local.value)):
+        """Where and why the model cannot be simulated, or what ended the fit before it converged."""
+        if not np.isfinite(float(solution.memo.local.value)):
+            return failure(self.chosen(), self.measured, solution.x, solution.memo.theta)
+        if int(solution.result) != ABOVE_TOLERANCE:
             return None
-        return failure(self.chosen(), self.measured, solution.x, solution.memo.theta)
+        reached, steps = float(solution.error), int(solution.steps)
+        if steps >= self.fit_steps:
+            return f"the fit stopped at {reached:.1e} after {steps} steps: raise fit_steps, or begin nearer (fit_from)"
+        rtol = float(self.model.simulator.rtol)
+        return (
+            f"no step from {reached:.1e} lowers the objective ({steps} steps): errors of the simulation hide its slope; "
+            f"lower rtol = {rtol:.0e} and atol, name jumps of rhs as breaks, or raise tol"
+        )
 
     @property
     def tolerance(self):

@@ -6,7 +6,7 @@ import numpy as np
 
 from invhyper import tree
 from invhyper.lower.measurements import Measurements
-from invhyper.lower.simulator import IRREVERSIBLE, REACHED, STEP_LIMIT, UNSETTLED
+from invhyper.lower.simulator import EARLY, IRREVERSIBLE, REACHED, STEP_LIMIT, UNSETTLED
 
 SHOWN = 12
 
@@ -29,6 +29,8 @@ def failure(model, measured: Measurements, p, theta) -> str:
     code = int(codes[which])
     if code == UNSETTLED:
         what = f"came to no rest in {steps} steps: it may oscillate or grow; start from t0 without steady"
+    elif code == EARLY:
+        what = f"has a dose before it begins, t0 = {float(model.simulator.t0):g}: bound the times of doses, or move t0"
     elif code == IRREVERSIBLE:
         what = (
             f"cannot be run backwards: from t = {time:g} it misses the state that it came from, so that the gradients "

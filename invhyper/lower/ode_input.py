@@ -1,5 +1,6 @@
 """The door of `Calibration`: every argument checked before anything is simulated, the solver chosen at a first look."""
 
+import warnings
 from dataclasses import replace
 
 import jax
@@ -10,10 +11,12 @@ from jax.flatten_util import ravel_pytree
 from invhyper import tree
 from invhyper.lower.rosenbrock import Rodas5P
 from invhyper.lower.simulator import Doses, explicit
-from invhyper.lower.stiffness import explicit_is_cheaper
+from invhyper.lower.stiffness import Look, explicit_is_cheaper, look
 from invhyper.theta import check_start
 
 NAME = "Calibration"
+# A state of this many times atol is known to a hundredth at best.
+FEW_ATOL = 100
 
 
 def functions(*, prior, **needed):
@@ -160,7 +163,7 @@ class FirstLook:
             given += (jax.tree.map(lambda leaf: leaf[0], measured.conditions),)
         shapes(model, measured, given)
         self.seen = structure
-        if model.simulator.solver is None and self.solver is None:
+        if self.solver is None:
             self.solver = choose(model.simulator, measured, given)
 
 
@@ -207,14 +210,30 @@ def _sizes(value):
 
 
 def choose(simulator, measured, given):
-    """An explicit solver where stability lets it win, else Rodas5P."""
+    """The solver given, an explicit one where stability lets it win, else Rodas5P; a warning where atol is too large."""
     state, unravel = ravel_pytree(tree.floating(simulator.initial(*given)))
-    last = float(np.max(measured.times))
+    t0, last = float(simulator.t0), float(np.max(measured.times))
 
     def rhs(t, x):
         return ravel_pytree(simulator.rhs(t, unravel(x), *given))[0]
 
-    t0, rtol = float(simulator.t0), float(simulator.rtol)
-    if last > t0 and explicit_is_cheaper(rhs, t0, last, np.asarray(state), rtol):
-        return explicit(rtol)
-    return Rodas5P()
+    seen = look(rhs, t0, last, np.asarray(state)) if last > t0 else None
+    if seen is not None:
+        large_enough(unravel(state), seen, float(simulator.atol))
+    if simulator.solver is not None:
+        return simulator.solver
+    rtol = float(simulator.rtol)
+    return explicit(rtol) if explicit_is_cheaper(rhs, seen, rtol) else Rodas5P()
+
+
+def large_enough(state, seen: Look, atol: float):
+    """UserWarning for a state so small throughout that atol leaves it unresolved."""
+    largest = np.max(np.abs(seen.states), axis=0)
+    small = np.flatnonzero((largest > 0) & (largest < FEW_ATOL * atol))
+    if small.size:
+        name = tree.entries(state)[small[0]]
+        warnings.warn(
+            f"{NAME} state {name!r} stays below {largest[small[0]]:.1e}, near atol = {atol:.0e}: errors of that size "
+            "are not seen; set atol to rtol times a typical state, or scale the states",
+            stacklevel=2,
+        )

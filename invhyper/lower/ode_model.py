@@ -43,14 +43,23 @@ class OdeModel(eqx.Module):
 
     def trajectories(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Trajectory:
         """The states at the measured times, with a leading axis of conditions where there are some."""
-        return measured.each(lambda times, *condition: self.simulator(times, p, theta, *condition, adjoint=adjoint))
+
+        def one(times, rows, *condition):
+            return self.simulator(times, p, theta, *condition, adjoint=adjoint)
+
+        return measured.each(one)
 
     def observed(self, measured: Measurements, p, theta, adjoint=FORWARD) -> Float[Array, "*conditions T observables"]:
-        """observe() along the trajectories, NaN (derivatives as well) where a simulation failed."""
+        """observe() along the trajectories, NaN (derivatives as well) where a simulation failed.
 
-        def one(times, *condition):
+        Where nothing was measured another row takes the place: what cannot be observed there spoils no derivative.
+        """
+
+        def one(times, rows, *condition):
             found = self.simulator(times, p, theta, *condition, adjoint=adjoint)
-            seen = jax.vmap(lambda t, x: self.observe(t, x, p, theta, *condition))(times, found.states)
+            row = jnp.where(rows, jnp.arange(times.size), jnp.argmax(rows))
+            states = jax.tree.map(lambda leaf: leaf[row], found.states)
+            seen = jax.vmap(lambda t, x: self.observe(t, x, p, theta, *condition))(times[row], states)
             failed = jnp.where(found.code == REACHED, 0.0, jnp.nan)
             # Times p and theta, so that a failure reaches their derivatives whatever the adjoint makes of NaN.
             return seen.reshape(times.size, -1) + failed * jnp.sum(ravel_pytree((p, theta))[0])
@@ -70,7 +79,7 @@ class OdeModel(eqx.Module):
         if not callable(self.noise):
             return jnp.broadcast_to(self.noise, measured.values.shape)
 
-        def one(times, *condition):
+        def one(times, rows, *condition):
             noise = jnp.asarray(self.noise(p, theta, *condition), float)
             noise = noise[..., None] if measured.flat and noise.ndim else noise
             return jnp.broadcast_to(noise, measured.values.shape[-2:])
@@ -133,6 +142,25 @@ def _observations_jvp(primals, tangents):
 
     seen, columns = jax.vmap(along, out_axes=(None, -1))(jnp.eye(flat.size))
     return seen, columns @ ravel_pytree([slopes[i] for i in active])[0]
+
+
+def nearest_dose(model: OdeModel, measured: Measurements, p, theta) -> Array:
+    """How near a dose whose time moves comes to a time of measurement, as a share of the span: there is a kink."""
+    simulator = model.simulator
+    if not callable(simulator.doses):
+        return jnp.asarray(jnp.inf)
+
+    def one(times, rows, *condition):
+        def at(given):
+            return jnp.asarray(simulator.doses(*given, *condition).times, float)
+
+        slopes = jax.tree.leaves(jax.jacfwd(at)((p, theta)))
+        moving = sum(jnp.sum(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1) for slope in slopes) > 0
+        gaps = jnp.abs(at((p, theta))[:, None] - times)
+        span = jnp.maximum(times[-1] - simulator.t0, jnp.finfo(float).tiny)
+        return jnp.min(jnp.where(moving[:, None] & rows, gaps, jnp.inf), initial=jnp.inf) / span
+
+    return jnp.min(measured.each(one))
 
 
 def objective(model: OdeModel, measured: Measurements, p, theta) -> Array:
@@ -212,7 +240,6 @@ def directional(model: OdeModel, measured: Measurements, p, theta, v: PyTree) ->
     """The derivative of the objective in p along v, from the equations that x and dx obey together.
 
     One sweep back through it gives a column of the Hessian: diffrax's checkpointed adjoint has no second derivative.
-    Times of doses are taken not to depend on p.
     """
     pair = paired(model).observed(measured, (p, v), theta, model.backward)
     seen, moved = jnp.split(pair, 2, axis=-1)
@@ -220,7 +247,11 @@ def directional(model: OdeModel, measured: Measurements, p, theta, v: PyTree) ->
 
 
 def paired(model: OdeModel) -> OdeModel:
-    """The model of (x, dx) with parameters (p, v): dx is the derivative of x along v."""
+    """The model of (x, dx) with parameters (p, v): dx is the derivative of x along v.
+
+    At a dose of `amount` whose time moves by `delay` dx changes by d amount and by (rhs before - rhs after) * delay.
+    """
+    alone = model.simulator
 
     def moving(f):
         def along(t, pair, both, *rest):
@@ -233,20 +264,25 @@ def paired(model: OdeModel) -> OdeModel:
         return lambda both, *rest: jax.jvp(lambda p: tree.floating(f(p, *rest)), both[:1], both[1:])
 
     def doses(both, *rest):
-        given = model.simulator.doses
-        found, moved = starting(given if callable(given) else lambda *_: given)(both, *rest)
-        return Doses(found.times, (found.amounts, moved.amounts))
+        found, moved = starting(alone.given_doses)(both, *rest)
+        return Doses(found.times, (found.amounts, moved.amounts, moved.times))
+
+    def leap(t, pair, amounts, both, *rest):
+        (x, dx), (amount, change, delay) = pair, amounts
+        (after, moved) = jax.jvp(lambda x, amount: alone.leap(t, x, amount, both[0], *rest), (x, amount), (dx, change))
+        before, behind = (alone.rhs(t, state, both[0], *rest) for state in (x, after))
+        return after, jax.tree.map(lambda m, f, g: m + (f - g) * delay, moved, before, behind)
 
     def observe(t, pair, both, *rest):
         seen, moved = moving(model.observe)(t, pair, both, *rest)
         return jnp.concatenate([jnp.ravel(seen), jnp.ravel(moved)])
 
-    alone = model.simulator
     simulator = replace(
         alone,
         rhs=moving(alone.rhs),
         initial=starting(alone.initial),
         doses=None if alone.doses is None else doses,
+        leap=alone.leap if alone.doses is None else leap,
         steady=moving(alone.steady) if callable(alone.steady) else alone.steady,
     )
     return replace(model, simulator=simulator, observe=observe)

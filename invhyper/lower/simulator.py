@@ -13,15 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from invhyper import tree
-from invhyper.lower.rosenbrock import Rodas5P
+from invhyper.lower.steady import settle
 
 FORWARD, REVERSE = diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()
-REACHED, STEP_LIMIT, STUCK, UNSETTLED, IRREVERSIBLE = 0, 1, 2, 3, 4
+REACHED, STEP_LIMIT, STUCK, UNSETTLED, IRREVERSIBLE, EARLY = range(6)
 # No step is shorter than this share of the span: states or slopes that are not finite end a simulation soon.
 SHORTEST = 1e-30
-# A steady state is sought this much more tightly than a trajectory is followed.
-SETTLED = 1e-2
 FINER = 0.1
+# A finer simulation takes this many steps at least (a quarter of `max_steps` where that is fewer): a first one may
+# have stepped over a pulse, and an error below atol is no error to its controller.
+LOOKS = 64
 TIGHT = 1e-6
 # Backwards a state may be missed by so many times rtol, relative to its size, and no more.
 MISSED = 1e4
@@ -41,6 +42,10 @@ class Doses(eqx.Module):
     amounts: PyTree
 
 
+def _added(t, x: PyTree, amount: PyTree, *given) -> PyTree:
+    return jax.tree.map(jnp.add, x, amount)
+
+
 class Trajectory(NamedTuple):
     """States at the times asked for; `code` (REACHED or why not), the last `time`, the `state` there, `steps` taken."""
 
@@ -57,7 +62,8 @@ class Simulator(eqx.Module):
     **Arguments**: `rhs(t, x, p, theta)` and `initial(p, theta)`, each with a last argument more, the condition, where
     one is given; x any tree of arrays. `solver`: a diffrax solver; `rtol`, `atol`: of its local error; `max_steps`: of
     each stretch between jumps; `doses`: `Doses`, or a function of (p, theta) that returns them; `breaks`: times at
-    which rhs jumps; `steady`: True starts from where rhs at t0 comes to rest, a function like rhs from where that does.
+    which rhs jumps; `steady`: True starts from where rhs at t0 comes to rest, a function like rhs from where that does;
+    `longest`: no step is longer than this share of the span; `leap(t, x, amount, p, theta)`: x after a dose.
     """
 
     rhs: Callable
@@ -70,24 +76,35 @@ class Simulator(eqx.Module):
     doses: Doses | Callable | None = None
     breaks: Array | None = None
     steady: bool | Callable = False
+    longest: Array = eqx.field(default_factory=lambda: jnp.asarray(1.0))
+    leap: Callable = _added
 
     def __call__(self, times: Float[Array, " times"], p, theta, condition=None, adjoint=FORWARD) -> Trajectory:
         given = (p, theta) if condition is None else (p, theta, condition)
         state = tree.floating(self.initial(*given))
         code, time, settling = jnp.asarray(REACHED), self.t0, 0
         if self.steady:
-            state, code, settling = self._settle(state, given, adjoint)
-        at, jumps = self._jumps(state, given)
+            still = self.rhs if self.steady is True else self.steady
+            numbers = self.rtol, self.atol, self.max_steps
+            state, rested, settling = settle(lambda x, *given: still(self.t0, x, *given), state, given, *numbers)
+            code = jnp.where(rested, REACHED, UNSETTLED)
+        doses = self.given_doses(*given)
+        if doses is not None:
+            code = jnp.maximum(code, jnp.where(jnp.any(doses.times < self.t0), EARLY, REACHED))
+        at, jumps = self._jumps(state, doses)
+        span = times[-1] - self.t0
+        longest = jax.lax.stop_gradient(self.longest * jnp.where(span > 0, span, 1.0))
 
         def stretch(carry, row):
             state, code, time, steps = carry
             begin, end, jump = row
-            state = state if jump is None else jax.tree.map(jnp.add, state, jump)
+            state = state if jump is None else self.leap(begin, state, jump, *given)
             end = jnp.where(code == REACHED, end, begin)
-            found = self._solve(begin, end, state, jnp.clip(times, begin, end), given, adjoint)
-            states, last, now, time, taken = found
+            within = jnp.clip(times, begin, end)
+            states, last, now, time, taken = self._solve(begin, end, state, within, longest, given, adjoint)
+            states = self._beginning(states, state, times, within <= begin, begin, given)
             if isinstance(adjoint, diffrax.BacksolveAdjoint):
-                missed = self._missed(begin, end, state, last, given)
+                missed = self._missed(begin, end, state, last, longest, given)
                 now = jnp.where((now == REACHED) & ~(missed <= MISSED * self.rtol), IRREVERSIBLE, now)
             return (last, jnp.maximum(code, now), time, steps + taken), states
 
@@ -95,22 +112,30 @@ class Simulator(eqx.Module):
         if jumps is None:
             (last, code, time, steps), states = stretch(carry, (self.t0, times[-1], None))
         else:
-            ends = jnp.clip(at, self.t0, times[-1])
+            # Not by clip, which halves the derivative of a dose at t0 or at the last time.
+            ends = jnp.where(at < self.t0, self.t0, at)
+            ends = jnp.where(ends > times[-1], times[-1], ends)
             (last, code, time, steps), states = jax.lax.scan(stretch, carry, (ends[:-1], ends[1:], jumps))
             which = jnp.sum(times[:, None] >= at[None, 1:-1], axis=1)
             states = jax.tree.map(lambda leaf: leaf[which, jnp.arange(times.size)], states)
         return Trajectory(states, code, time, last, steps)
 
     def finer(self) -> "Simulator":
-        """The same at a tenth of the tolerances: what a result changes by is about its error."""
-        return eqx.tree_at(lambda s: (s.rtol, s.atol), self, (FINER * self.rtol, FINER * self.atol))
+        """The same at a tenth of the tolerances and in more steps: what a result changes by is about its error."""
+        longest = jnp.minimum(0.5 * self.longest, max(1 / LOOKS, 4 / self.max_steps))
+        fields = FINER * self.rtol, FINER * self.atol, longest
+        return eqx.tree_at(lambda s: (s.rtol, s.atol, s.longest), self, fields)
 
-    def _jumps(self, state, given):
-        """The ends of the stretches between jumps, and what is added to the state at the start of each."""
-        doses = self.doses(*given) if callable(self.doses) else self.doses
+    def given_doses(self, *given) -> Doses | None:
+        """The doses of (p, theta), and of the condition where there is one."""
+        return self.doses(*given) if callable(self.doses) else self.doses
+
+    def _jumps(self, state, doses):
+        """The ends of the stretches between jumps, and the amount that is given at the start of each."""
         if doses is None and self.breaks is None:
             return None, None
-        none = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape)), state)
+        like = state if doses is None else jax.tree.map(lambda leaf: leaf[0], doses.amounts)
+        none = jax.tree.map(lambda leaf: jnp.zeros((1, *jnp.shape(leaf))), like)
         at, amounts = [], []
         if doses is not None:
             at.append(jnp.asarray(doses.times, float))
@@ -123,23 +148,44 @@ class Simulator(eqx.Module):
         at = jnp.concatenate([self.t0[None], jnp.concatenate(at)[order], jnp.full(1, jnp.inf)])
         return at, jax.tree.map(lambda first, rest: jnp.concatenate([first, rest]), none, amounts)
 
-    def _missed(self, begin, end, first, last, given) -> Array:
+    def _beginning(self, states, start, times, reached, begin, given):
+        """`states` with `start` where the stretch has hardly begun (one of no length takes no step and saves none).
+
+        Where begin is the time of a dose that moves, so does the state at a time that does not: by Taylor's series.
+        """
+        if not callable(self.doses):
+            return jax.tree.map(lambda leaf, x: jnp.where(_like(reached, leaf), x, leaf), states, start)
+        inside = None if self.breaks is None else _inside(begin, jnp.inf)
+
+        def slope(t, x):
+            return self.rhs(_within(t, inside), x, *given)
+
+        speed, bend = jax.jvp(slope, (begin, start), (jnp.ones_like(begin), slope(begin, start)))
+        since = jnp.where(times == begin, times - begin, 0.0)
+
+        def series(leaf, x, v, a):
+            h = _like(since, leaf)
+            return jnp.where(_like(reached, leaf), x + h * v + 0.5 * h**2 * a, leaf)
+
+        return jax.tree.map(series, states, start, speed, bend)
+
+    def _missed(self, begin, end, first, last, longest, given) -> Array:
         """By how much integrating back from `last` misses `first`, relative to the larger of the two.
 
         `BacksolveAdjoint` reconstructs the states like this; where the equations contract, backwards they explode.
         """
         held = jax.lax.stop_gradient((begin, end, last, given))
-        _, back, _, _, _ = self._solve(held[1], held[0], held[2], held[0][None], held[3], FORWARD)
+        _, back, _, _, _ = self._solve(held[1], held[0], held[2], held[0][None], longest, held[3], FORWARD)
         first = jax.lax.stop_gradient(first)
         misses = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), back, first)
         sizes = jax.tree.map(lambda a, b: jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b))), first, held[2])
         worst, size = (jax.tree.reduce(jnp.maximum, values) for values in (misses, sizes))
         return worst / jnp.maximum(size, self.atol)
 
-    def _solve(self, begin, end, state, times, given, adjoint):
+    def _solve(self, begin, end, state, times, longest, given, adjoint):
         """States at `times`, the last state, code, time reached and steps, of one stretch."""
         shortest = SHORTEST * jnp.abs(end - begin)
-        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=shortest, force_dtmin=False)
+        control = diffrax.PIDController(self.rtol, self.atol, dtmin=shortest, dtmax=longest, force_dtmin=False)
         if isinstance(self.solver, diffrax.Dopri8):
             # Between its steps Dopri8 is far less accurate than at their ends.
             control = diffrax.ClipStepSizeController(control, step_ts=times)
@@ -163,41 +209,7 @@ class Simulator(eqx.Module):
         states, last = (found.ys, found.ys) if backwards else found.ys
         time = (found.ts if backwards else found.ts[1])[-1]
         last = jax.tree.map(lambda leaf: leaf[-1], last)
-        # A stretch of no length takes no step, and saves none.
-        states = jax.tree.map(lambda leaf, start: jnp.where(_like(times <= begin, leaf), start, leaf), states, state)
         return states, last, _code(found.result), time, found.stats["num_steps"]
-
-    def _settle(self, state, given, adjoint):
-        """Where the state comes to rest: over as long again as it has been moving it would move by less than rtol."""
-        moving = self.rhs if self.steady is True else self.steady
-        rtol, atol = SETTLED * self.rtol, SETTLED * self.atol
-
-        def rhs(t, x, *given):
-            return moving(self.t0, x, *given)
-
-        def at_rest(t, x, args, *, terms, **_):
-            moved = jax.tree.map(
-                lambda v, x: jnp.max(jnp.abs(t * v) / (atol + rtol * jnp.abs(x))), rhs(t, x, *args[0]), x
-            )
-            return (t > 0) & (jax.tree.reduce(jnp.maximum, moved) < 1)
-
-        found = diffrax.diffeqsolve(
-            _term(rhs),
-            Rodas5P(),
-            0.0,
-            jnp.inf,
-            None,
-            state,
-            (given, None),
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-            event=diffrax.Event(at_rest),
-            adjoint=REVERSE if isinstance(adjoint, diffrax.BacksolveAdjoint) else adjoint,
-            max_steps=self.max_steps,
-            throw=False,
-        )
-        rested = found.result == diffrax.RESULTS.event_occurred
-        code = jnp.where(rested, REACHED, UNSETTLED)
-        return jax.tree.map(lambda leaf: leaf[0], found.ys), code, found.stats["num_steps"]
 
 
 def explicit(rtol: float) -> diffrax.AbstractSolver:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,15 @@ class _Enough(Exception):
     """The trajectory takes too long: it explodes, or its tolerance cannot be met."""
 
 
-def explicit_is_cheaper(rhs: Callable, t0: float, t1: float, state: np.ndarray, rtol: float) -> bool:
-    """Whether stability asks for fewer explicit steps than an implicit solver costs.
+class Look(NamedTuple):
+    """A rough trajectory: `times` (n,) of its steps and `states` (n, size) there."""
 
-    A loose trajectory (LSODA) gives the steps that accuracy asks for and, through the eigenvalues of df/dx along it,
-    the integral of the fastest decay: explicit steps can be no longer than STABLE over that rate. False where the
-    trajectory cannot be computed.
-    """
+    times: np.ndarray
+    states: np.ndarray
+
+
+def look(rhs: Callable, t0: float, t1: float, state: np.ndarray) -> Look | None:
+    """A loose trajectory of dx/dt = rhs(t, x) by LSODA; None where it cannot be computed."""
     slope, calls = jax.jit(rhs), 0
 
     def bounded(t, x):
@@ -44,17 +47,29 @@ def explicit_is_cheaper(rhs: Callable, t0: float, t1: float, state: np.ndarray, 
                 bounded, (t0, t1), state, method="LSODA", rtol=LOOK, atol=LOOK * _size(state)
             )
     except (_Enough, ValueError, FloatingPointError):
-        return False
+        return None
     if not found.success or not np.all(np.isfinite(found.y)):
+        return None
+    return Look(found.t, found.y.T)
+
+
+def explicit_is_cheaper(rhs: Callable, seen: Look | None, rtol: float) -> bool:
+    """Whether stability asks for fewer explicit steps than an implicit solver costs.
+
+    A look gives the steps that accuracy asks for and, through the eigenvalues of df/dx along it, the integral of the
+    fastest decay: explicit steps can be no longer than STABLE over that rate. False where nothing could be seen.
+    """
+    if seen is None:
         return False
-    jacobians = np.asarray(jax.jit(jax.vmap(jax.jacfwd(rhs, argnums=1)))(jnp.asarray(found.t), jnp.asarray(found.y.T)))
+    derivative = jax.jit(jax.vmap(jax.jacfwd(rhs, argnums=1)))
+    jacobians = np.asarray(derivative(jnp.asarray(seen.times), jnp.asarray(seen.states)))
     if not np.all(np.isfinite(jacobians)):
         return False
     eigenvalues = np.linalg.eigvals(jacobians)
     rate = np.abs(np.where(eigenvalues.real < 0, eigenvalues, 0.0)).max(axis=1)
-    for_stability = np.trapezoid(rate, found.t) / STABLE
+    for_stability = np.trapezoid(rate, seen.times) / STABLE
     # Of order five: a tolerance a thousand times tighter takes four times the steps.
-    for_accuracy = found.t.size * max((LOOK / rtol) ** 0.2, 1.0)
+    for_accuracy = seen.times.size * max((LOOK / rtol) ** 0.2, 1.0)
     return bool(for_stability <= DEAR * for_accuracy)
 
 

@@ -41,7 +41,7 @@ def sweep(
     """
     hypergradient = Implicit() if hypergradient is None else hypergradient
     shape, points = _points(thetas, axes)
-    points = [problem.lower.check(theta) for theta in points]
+    points = [problem.check(theta) for theta in points]
     values, gradients = np.full(len(points), np.nan), [None] * len(points)
     warm, failures = None, []
     for i in _serpentine(shape):

@@ -113,9 +113,9 @@ def _run(search: Search, objective: Objective) -> str:
 def as_parameters(problem: Bilevel, theta0: Parameters | PyTree) -> Parameters:
     """theta0 as Parameters whose start the lower level accepts; a plain tree gets the lower level's bounds."""
     if isinstance(theta0, Parameters):
-        problem.lower.check(theta0.theta)
+        problem.check(theta0.theta)
         return theta0
-    theta = tree.to_numpy(problem.lower.check(theta0))
+    theta = tree.to_numpy(problem.check(theta0))
     return Parameters.plain(theta, problem.lower.bounds(theta))
 
 
