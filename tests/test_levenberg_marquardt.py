@@ -25,10 +25,10 @@ def smooth(value):
     return lambda x: lm.Local(x, value(x), jax.grad(value)(x), jax.hessian(value)(x), jnp.zeros(()))
 
 
-def fit(model, start, lower=-np.inf, upper=np.inf, damping=lm.FIRST_DAMPING, target=1e-13, max_steps=200):
+def fit(model, start, lower=-np.inf, upper=np.inf, damping=lm.FIRST_DAMPING, target=1e-13, max_steps=200, patient=True):
     start = jnp.asarray(start, float)
     sides = [jnp.broadcast_to(jnp.asarray(side, float), start.shape) for side in (lower, upper)]
-    return jax.jit(lambda x: lm.descend(model, lm.blank(x), *sides, damping, target, max_steps))(start)
+    return jax.jit(lambda x: lm.descend(model, lm.blank(x), *sides, damping, target, max_steps, patient))(start)
 
 
 def rosenbrock(x):
@@ -95,6 +95,26 @@ def test_a_model_that_is_not_finite_somewhere():
 def test_a_start_that_is_not_finite_ends_at_once():
     found = fit(least_squares(lambda x: jnp.log(x)), [-1.0])
     assert found.steps == 1 and not np.isfinite(found.local.value)
+
+
+def test_the_lowest_eigenvalue_is_free_of_units():
+    """Of [[1, c], [c, 1]] it is 1 - c, however the parameters are scaled; held ones do not count."""
+    units, both = np.array([1e-6, 1e5]), jnp.ones(2, bool)
+    local = lm.Local(
+        jnp.zeros(2), 0.0, jnp.zeros(2), jnp.array([[1.0, 0.25], [0.25, 1.0]]) / np.outer(units, units), 0.0
+    )
+    assert lm.lowest(local, both) == pytest.approx(0.75, rel=1e-12)
+    assert lm.lowest(local, both.at[1].set(False)) == 1.0
+    bent = local._replace(curvature=jnp.diag(jnp.array([-1e-12, 1e12])))
+    assert lm.lowest(bent, both) == pytest.approx(-1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("patient, least, most", [(True, 100, 400), (False, 2, 20)])
+def test_slow_steps_of_gauss_newton_end_it(patient, least, most):
+    """Where the residual is large and bends its steps converge as a geometric series, here by .9 a step."""
+    model = least_squares(lambda x: jnp.stack([x[0], 0.45 * x[0] ** 2 - 1]))
+    found = fit(model, [0.3], damping=0.0, max_steps=400, patient=patient)
+    assert least <= found.steps <= most
 
 
 def test_the_step_limit():

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import invhyper as ih
+from invhyper.lower.levenberg_marquardt import Local
+from invhyper.lower.ode import Memo
 from invhyper.lower.ode_failure import failure
+from invhyper.problem import ABOVE_TOLERANCE, Solution
 
 TIMES, DATA = np.array([1.0, 2.0, 3.0]), np.array([0.4, 0.2, 0.1])
 
@@ -182,3 +185,24 @@ def test_what_is_said_of_a_failed_simulation(name):
     said = failure(lower.chosen(), lower.measured, lower.start, {"x0": 1.0})
     assert re.match(sentence, said), said
     assert "p = rate 1" in said and said.count("theta = x0 1") == 1
+
+
+def stopped(error, steps, x=1.0):
+    """What is said of a fit that ended with this error after so many steps."""
+    lower = calibration(solver=diffrax.Tsit5(), fit_steps=20)
+    local = Local(jnp.ones(1), jnp.ones(()), jnp.ones(1), jnp.eye(1), jnp.ones(()))
+    return lower.explain(Solution({"rate": x}, error, steps, ABOVE_TOLERANCE, Memo(local, {"x0": 1.0})))
+
+
+def test_what_is_said_of_a_fit_that_ended_early():
+    assert stopped(1e-3, 25) == "the fit stopped at 1.0e-03 after 25 steps: raise fit_steps, or begin nearer (fit_from)"
+    assert stopped(1e-3, 9).startswith("no step from 1.0e-03 lowers the objective (9 steps): errors of the simulation")
+
+
+def test_a_state_that_atol_hides_is_named():
+    """In mol a signal of 1e-9 is below the default tolerance; the same in nmol is not."""
+    lower = calibration()
+    with pytest.warns(UserWarning, match=r"^Calibration state '.*\[0\]' stays below 1.0e-09, near atol = 1e-08"):
+        lower.check({"x0": 1e-9})
+    calibration().check({"x0": 1.0})
+    calibration().check({"x0": 0.0})  # zero is no signal

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ import zoo
 from jax.flatten_util import ravel_pytree
 
 import invhyper as ih
+from invhyper.lower.ode_model import nearest_dose, objective, paired
+from invhyper.problem import Solution
 
 
 @dataclass(frozen=True)
@@ -251,3 +254,60 @@ def test_a_noise_function_has_one_deviation_for_each_value_of_each_condition(cou
     )  # fmt: skip
     deviations = calibration.deviations(0.0, {"sd": 0.5})
     np.testing.assert_allclose(deviations, np.full((count, 3), 2.0), rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def dosed():
+    """x' = -rate x, doses of 1 at 1 and of p["amount"] at p["time"]; measured at 1 and, but not really, at 2 and 3."""
+    times = np.array([1.0, 2.0, 3.0])
+    return ih.Calibration(
+        lambda t, x, p, theta: -p["rate"] * x,
+        lambda p, theta: 0.5,
+        lambda t, x, p, theta: jnp.where(t < 2.5, x, jnp.log(-x)),
+        times,
+        np.ones(3),
+        mask=times < 2.5,
+        noise=0.5,
+        start={"rate": 0.7, "amount": 2.0, "time": 1.25},
+        doses=lambda p, theta: ih.Doses(jnp.stack([1.0, p["time"]]), jnp.stack([1.0, p["amount"]])),
+        solver=diffrax.Tsit5(),
+        rtol=1e-10,
+        atol=1e-10,
+    )
+
+
+def test_the_pair_of_the_state_and_its_derivative_leaps_at_doses(dosed):
+    """dx along v, of a dose whose time, amount and rate of decay all move; at the time of a dose: after it."""
+    p, v = dosed.start, {"rate": 0.3, "amount": -0.2, "time": 0.4}
+    measured = dosed.measured.at(np.array([0.5, 1.0, 1.25, 2.0]))
+    pair = eqx.filter_jit(lambda model: paired(model).observed(measured, (p, v), {}))(dosed.chosen())
+
+    def exact(p):
+        times, doses = measured.times, [(0.5, 0.0), (1.0, 1.0), (p["amount"], p["time"])]
+        return sum(jnp.where(times >= at, a * jnp.exp(-p["rate"] * (times - at)), 0.0) for a, at in doses)
+
+    np.testing.assert_allclose(pair, np.stack(jax.jvp(exact, (p,), (v,)), axis=1), rtol=1e-8, atol=1e-10)
+
+
+def test_a_moving_dose_has_a_kink_where_it_meets_a_measurement(dosed):
+    """A dose that stays where it is has none, nor has a time at which nothing was measured."""
+    for time, wanted in ((1.25, 0.25), (1.9, 0.1), (2.9, 0.9)):
+        near = nearest_dose(dosed.model, dosed.measured, dosed.start | {"time": time}, {})
+        assert float(near) == pytest.approx(wanted / 3, rel=1e-12)
+
+
+def test_what_cannot_be_observed_where_nothing_was_measured_spoils_no_derivative(dosed):
+    slope = jax.jit(jax.grad(lambda p: objective(dosed.chosen(), dosed.measured, p, {})))(dosed.start)
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slope))
+    assert np.isnan(dosed.simulate(dosed.start, {})[-1])
+
+
+def test_a_maximum_is_no_fit():
+    """1/2 (2 - p^2)^2 is stationary at p = 0, where it is largest."""
+    lower = ih.Calibration(
+        lambda t, x, p, theta: 0.0 * x, lambda p, theta: p**2, lambda t, x, p, theta: x, [1.0], [2.0], noise=1.0,
+        start=0.0, solver=diffrax.Tsit5(),
+    )  # fmt: skip
+    with pytest.raises(ih.NotConverged, match="second derivative is not positive definite"):
+        ih.solve(lower, {})
+    assert float(ih.solve(lower, {}, start=Solution(1.0)).x) == pytest.approx(2**0.5, rel=1e-8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import invhyper as ih
-from invhyper.lower.simulator import REACHED, REVERSE, Simulator, explicit
+from invhyper.lower.simulator import EARLY, REACHED, REVERSE, Simulator, explicit
 
 TIMES = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 2.0])
 
@@ -58,6 +58,24 @@ def test_doses_and_their_derivatives_forward(dosed):
     np.testing.assert_allclose(slope["rate"], exact, rtol=1e-8, atol=1e-12)
 
 
+def test_a_dose_that_moves_past_a_measurement(dosed):
+    """At its very time the value is that after it; the derivatives are those of a dose that comes earlier."""
+    seen = lambda time: dosed(TIMES, P | {"time": time}, None).states  # noqa: E731
+    slope = lambda time: jax.jvp(seen, (time,), (1.0,))  # noqa: E731
+    (value, first), (_, second) = jax.jit(lambda time: jax.jvp(slope, (time,), (1.0,)))(0.5)
+    rate, since = P["rate"], TIMES - 0.5
+    before = np.exp(-rate * TIMES) + 0.5 * washed_out(TIMES - 0.25, rate)
+    later = P["amount"] * washed_out(since, rate)
+    np.testing.assert_allclose(value, before + later, rtol=1e-9)
+    np.testing.assert_allclose(first, rate * later, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(second, rate**2 * later, rtol=1e-6, atol=1e-12)
+
+
+def test_a_dose_before_the_beginning(dosed):
+    found = eqx.filter_jit(lambda s, p: s(TIMES, p, None).code)(dosed, P | {"time": -0.1})
+    assert found == EARLY
+
+
 @pytest.mark.slow
 def test_doses_in_reverse(dosed):
     slope = jax.jit(jax.grad(lambda p: jnp.sum(dosed(TIMES, p, None, adjoint=REVERSE).states)))(P)
@@ -83,27 +101,31 @@ def test_breaks_stop_the_steps_where_the_slope_jumps():
     assert found.code == REACHED and found.steps <= 15
 
 
-def exchange(p, theta, *, steady):
-    """Two pools of 3 in all that exchange: x0 rests at 3 back / (out + back)."""
-    rhs = lambda t, x, p, theta: jnp.stack([-p * x[0] + theta * x[1], p * x[0] - theta * x[1]])  # noqa: E731
-    start = lambda p, theta: jnp.array([3.0, 0.0])  # noqa: E731
-    return simulator(rhs, start, ih.Rodas5P(), steady=steady)
+@pytest.fixture(scope="module")
+def pools():
+    """Two pools of 3 in all that exchange, theta[1] in the first: x0 rests at 3 theta[0] / (p + theta[0])."""
+
+    def rhs(t, x, p, theta):
+        return jnp.stack([theta[0] * x[1] - p * x[0], p * x[0] - theta[0] * x[1]])
+
+    return simulator(rhs, lambda p, theta: jnp.stack([theta[1], 3 - theta[1]]), ih.Rodas5P(), steady=True)
 
 
-def test_a_steady_start_of_conserved_pools():
-    """First and second derivative of where they come to rest; the Jacobian is singular, the total is kept."""
-    pools = exchange(1.0, 2.0, steady=True)
-    level = lambda p: pools(TIMES[:2], p, 2.0).states[-1, 0]  # noqa: E731
-    slope = lambda p: jax.jvp(level, (p,), (1.0,))  # noqa: E731
-    (value, first), (_, second) = jax.jit(lambda p: jax.jvp(slope, (p,), (1.0,)))(1.0)
+@pytest.mark.parametrize("first", [3.0, 2.0])
+def test_a_steady_start_of_conserved_pools(pools, first):
+    """First and second derivative of where they come to rest, or are at rest already; the Jacobian is singular."""
+    level = lambda p, theta: pools(TIMES[:2], p, theta).states[-1, 0]  # noqa: E731
+    slope = lambda p, theta: jax.jvp(lambda p: level(p, theta), (p,), (1.0,))  # noqa: E731
+    both = jax.jit(lambda p, theta: jax.jvp(lambda p: slope(p, theta), (p,), (1.0,)))
+    (value, first), (_, second) = both(1.0, jnp.array([2.0, first]))
     assert (float(value), float(first), float(second)) == pytest.approx((2.0, -6 / 9, 12 / 27), rel=1e-8)
 
 
 @pytest.mark.slow
-def test_a_steady_start_in_reverse():
-    pools = exchange(1.0, 2.0, steady=True)
+def test_a_steady_start_in_reverse(pools):
     slope = jax.jit(jax.grad(lambda p, theta: pools(TIMES[:2], p, theta, adjoint=REVERSE).states[-1, 0], (0, 1)))
-    assert tuple(map(float, slope(1.0, 2.0))) == pytest.approx((-6 / 9, 3 / 9), rel=1e-8)
+    found = slope(1.0, jnp.array([2.0, 2.0]))
+    assert (float(found[0]), *map(float, found[1])) == pytest.approx((-6 / 9, 3 / 9, 0.0), rel=1e-8, abs=1e-12)
 
 
 def test_a_steady_start_under_other_conditions():
@@ -120,6 +142,14 @@ def test_finer_is_a_tenth_of_the_tolerances():
     run = eqx.filter_jit(lambda s: s(TIMES, {"rate": 1.0}, None).states)
     errors = [np.max(np.abs(run(each) - np.exp(-TIMES))) for each in (coarse, fine)]
     assert errors[1] < 0.3 * errors[0]
+
+
+def test_finer_sees_a_pulse_that_was_stepped_over():
+    """Nothing happens until 1.4, so that steps grow to the whole span; a 64th of it does not miss a fortieth."""
+    pulse = simulator(lambda t, x, p, theta: jnp.where((1.4 < t) & (t < 1.45), p, 0.0), lambda p, theta: 0.0)
+    run = eqx.filter_jit(lambda s: s(TIMES[::5], 1.0, None).states[-1])
+    assert run(pulse) == 0.0
+    assert run(pulse.finer()) == pytest.approx(0.05, rel=1e-6)
 
 
 def test_the_explicit_solver_by_tolerance():

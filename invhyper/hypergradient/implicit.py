@@ -237,7 +237,5 @@ def _raise_if_bad(evaluation: Evaluation, lower: LowerLevel, theta, tol: float, 
     _check_value(evaluation.value, theta)
     for path, leaf in zip(tree.paths(evaluation.gradient), jax.tree.leaves(evaluation.gradient), strict=True):
         if not np.all(np.isfinite(leaf)):
-            raise NotConverged(
-                f"the gradient in {path!r} is not finite at theta = {theta}: {lower.singular}"
-            )
+            raise NotConverged(f"the gradient in {path!r} is not finite at theta = {theta}: {lower.singular}")
     check_adjoint(certificate.adjoint_residual, most)

@@ -286,8 +286,8 @@ class Calibration(LowerLevel):
             return f"the fit stopped at {reached:.1e} after {steps} steps: raise fit_steps, or begin nearer (fit_from)"
         rtol = float(self.model.simulator.rtol)
         return (
-            f"no step from {reached:.1e} lowers the objective ({steps} steps): errors of the simulation hide its slope; "
-            f"lower rtol = {rtol:.0e} and atol, name jumps of rhs as breaks, or raise tol"
+            f"no step from {reached:.1e} lowers the objective ({steps} steps): errors of the simulation hide its "
+            f"slope; lower rtol = {rtol:.0e} and atol, name jumps of rhs as breaks, or raise tol"
         )
 
     @property

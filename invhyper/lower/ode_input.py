@@ -210,7 +210,7 @@ def _sizes(value):
 
 
 def choose(simulator, measured, given):
-    """The solver given, an explicit one where stability lets it win, else Rodas5P; a warning where atol is too large."""
+    """The solver given, an explicit one where stability lets it win, else Rodas5P; a warning of too large an atol."""
     state, unravel = ravel_pytree(tree.floating(simulator.initial(*given)))
     t0, last = float(simulator.t0), float(np.max(measured.times))
 

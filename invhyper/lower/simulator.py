@@ -76,7 +76,7 @@ class Simulator(eqx.Module):
     doses: Doses | Callable | None = None
     breaks: Array | None = None
     steady: bool | Callable = False
-    longest: Array = eqx.field(default_factory=lambda: jnp.asarray(1.0))
+    longest: Array = eqx.field(default_factory=lambda: jnp.asarray(1.0, float))
     leap: Callable = _added
 
     def __call__(self, times: Float[Array, " times"], p, theta, condition=None, adjoint=FORWARD) -> Trajectory:

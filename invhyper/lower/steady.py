@@ -1,6 +1,6 @@
 """Where a state comes to rest: followed until it hardly moves, then Newton's steps, which carry the derivatives.
 
-    f(x) = 0,   L x = L x0,   L: the left null space of df/dx (what the equations conserve)
+f(x) = 0,   L x = L x0,   L: the left null space of df/dx (what the equations conserve)
 """
 
 from collections.abc import Callable
