@@ -158,9 +158,10 @@ def follow(calibration, theta, index, solution, rise, level, reach) -> Profile:
     """`profile` with everything at hand."""
     here = _point(calibration, solution, index)
     refit = _refitting(calibration, theta, index)
+    positive = np.asarray(calibration.floor) >= 0
     sides = [
-        _side(refit, here, index, -1, *reach[0], rise, BELOW),
-        _side(refit, here, index, 1, *reach[1], rise, ABOVE),
+        _side(refit, here, index, positive, -1, *reach[0], rise, BELOW),
+        _side(refit, here, index, positive, 1, *reach[1], rise, ABOVE),
     ]
     points = [*sides[0].points[::-1], here, *sides[1].points]
     return Profile(
@@ -185,7 +186,9 @@ class Side(NamedTuple):
     why: str
 
 
-def _side(refit: Callable, fitted: Point, index: int, sign: int, limit: float, its: str, rise: float, words) -> Side:
+def _side(
+    refit: Callable, fitted: Point, index, positive, sign: int, limit: float, its: str, rise: float, words
+) -> Side:
     """The points from the fit in one direction, until the limit is crossed or there is no way on."""
     which, beyond, way = words
     points, here = [], fitted
@@ -198,7 +201,7 @@ def _side(refit: Callable, fitted: Point, index: int, sign: int, limit: float, i
         step = min(_step(here, fitted, along, index, sign, rise), longest, room)
         while True:
             c = limit if step == room else here.c + sign * step
-            there = refit(c, here.x + (c - here.c) * along)
+            there = refit(c, _foretold(here, c, along, positive))
             failed = not np.isfinite(there.value)
             smooth = not failed and there.value - max(here.value, fitted.value) < 0.75 * rise
             if smooth or step < SHORTEST * abs(c - fitted.c):
@@ -232,6 +235,20 @@ def _along(here: Point, index: int) -> np.ndarray:
         inverse = np.linalg.pinv(A[np.ix_(others, others)], FLAT_CURVATURE, hermitian=True)
         moved[others] = -inverse @ A[others, index] * scale[index] / scale[others]
     return moved
+
+
+def _foretold(here: Point, c: float, along: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """The next fit along the tangent, of positive parameters as a power of c: it stays positive, however long the step.
+
+    Where the data hold a product of two, that is exact.
+    """
+    step = c - here.c
+    if here.c * c > 0:
+        step = here.c * np.log(c / here.c)
+    powers = positive & (here.x > 0)
+    relative = step * along / np.where(powers, here.x, 1.0)
+    with np.errstate(over="ignore"):
+        return np.where(powers, here.x * np.exp(relative), here.x + (c - here.c) * along)
 
 
 def _step(here, fitted, along, index, sign, rise) -> float:
@@ -277,14 +294,10 @@ def _refitting(calibration: Calibration, theta: PyTree, index: int) -> Callable:
         here = np.arange(x.size) == index
         floor, ceiling = (jnp.asarray(np.where(here, c, side)) for side in (calibration.floor, calibration.ceiling))
         start = Solution(unravel(jnp.asarray(np.clip(x, floor, ceiling))), memo=memo)
-        # Newton's steps alone from where the fit is foretold to be; from afar the usual ones are safer.
-        for targets in (close, calibration.targets):
-            held = (floor, ceiling, targets)
-            held = eqx.tree_at(lambda each: (each.floor, each.ceiling, each.targets), calibration, held)
-            point = _point(held, wordless(held, theta, start), index)
-            if not np.isfinite(point.value) or point.solution.error <= SETTLED:
-                break
-        return point
+        # Newton's steps alone from where the fit is foretold to be: a second attempt, from afar, is the usual one.
+        held = (floor, ceiling, close)
+        held = eqx.tree_at(lambda each: (each.floor, each.ceiling, each.targets), calibration, held)
+        return _point(held, wordless(held, theta, start), index)
 
     return refit
 

@@ -19,8 +19,6 @@ FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e12
 # A step must gain this share of what the model foretells; values that differ by less than LEVEL are equal.
 GAIN, LEVEL = 1e-4, 1e-9
 ROUNDING = 1e-10
-# Steps are slow that lower the value by less than this share of the residual's and the error by less than half.
-SLOW = 1e-3
 TINY = 1e-300
 
 
@@ -78,12 +76,19 @@ def blank(x: Float[Array, " p"], width: int | None = None) -> Local:
     return Local(x, jnp.asarray(jnp.inf, x.dtype), jnp.zeros(x.size), jnp.eye(x.size), jnp.zeros(()), more)
 
 
+def undone(local: Local, damping: float) -> Found:
+    """A descent that has not looked at its point yet."""
+    numbers = (jnp.asarray(number, float) for number in (damping, 2.0))
+    return Found(local, jnp.asarray(jnp.inf), jnp.asarray(0), *numbers, jnp.asarray(True))
+
+
 def descend(
-    model: Callable, local: Local, lower, upper, damping: float, target: float, max_steps: int, patient: bool = True
+    model: Callable, local: Local, lower, upper, damping: float, target: float, max_steps: int, stalled: float = 0.0
 ) -> Found:
     """Steps from a `blank` until the error is below `target`, or no step helps; `model(x)` gives a `Local`.
 
-    Unless `patient` slow steps end it as well: those of Gauss-Newton are where the residual bends and is large.
+    Steps that no longer halve an error below `stalled` end it as well: those of Gauss-Newton are slow where the
+    residual is large and bends, and another model of the objective then does better.
 
     The first look at x counts as a step, so that the model is in the compiled program once.
     """
@@ -117,10 +122,7 @@ def descend(
         shrunk = jnp.where(first, damping, shrunk)
         grown = jnp.maximum(damping * found.growth, FIRST_DAMPING)
         # An error that is small and no longer halves has arrived at rounding.
-        arrived = good & ~first & (reached > 0.5 * found.error) & (reached < ROUNDING)
-        if not patient:
-            drop = local.value - trial.value
-            arrived |= good & ~first & (reached > 0.5 * found.error) & (drop < SLOW * local.size**2)
+        arrived = good & ~first & (reached > 0.5 * found.error) & (reached < jnp.maximum(ROUNDING, stalled))
         return Found(
             jax.tree.map(lambda new, old: jnp.where(good, new, old), trial, local),
             jnp.where(good, reached, found.error),
@@ -130,7 +132,4 @@ def descend(
             ~arrived & (good | ~first),
         )
 
-    found = Found(
-        local, jnp.asarray(jnp.inf), jnp.asarray(0), jnp.asarray(damping), jnp.asarray(2.0), jnp.asarray(True)
-    )
-    return jax.lax.while_loop(go, step, found)
+    return jax.lax.while_loop(go, step, undone(local, damping))

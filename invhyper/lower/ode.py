@@ -29,8 +29,10 @@ from invhyper.problem import (
     Solution,
 )
 
-# Gauss-Newton steps until here, exact Newton steps after.
-NEAR, EXACT = 1e-5, 1e-13
+# Gauss-Newton steps until NEAR, or until they are slow below STALLED; exact Newton steps after.
+NEAR, EXACT, STALLED = 1e-5, 1e-13, 1e-3
+# Where those do not arrive (in a flat valley the Hessian is no guide) Gauss-Newton's have another go, however slow.
+ATTEMPTS = 2
 # Below this eigenvalue of the scaled Hessian (largest: about 1) the data do not hold a direction of p.
 SINGULAR = 1e-11
 # Below this one it bends downwards, beyond what simulation errors make of a flat direction: no minimum.
@@ -218,14 +220,28 @@ class Calibration(LowerLevel):
             return second_order(model, self.measured, unravel, x, theta, self.gauss_newton)
 
         width = x.size + ravel_pytree(theta)[0].size
-        first = lm.descend(near, lm.blank(x), *box, lm.FIRST_DAMPING, self.targets[0], self.fit_steps, False)
-        found = lm.descend(here, lm.blank(first.local.x, width), *box, 0.0, self.targets[1], self.fit_steps)
+
+        def attempt(carry):
+            found, steps, number = carry
+            target, stalled = jnp.where(number == 0, jnp.stack([self.targets[0], STALLED]), jnp.array([NEAR, 0.0]))
+            blank = lm.blank(found.local.x)
+            first = lm.descend(near, blank, *box, lm.FIRST_DAMPING, target, self.fit_steps, stalled)
+            found = lm.descend(here, lm.blank(first.local.x, width), *box, 0.0, self.targets[1], self.fit_steps)
+            return found, steps + first.steps + found.steps, number + 1
+
+        def unfinished(carry):
+            found, _, number = carry
+            arrived = (found.error <= tol) | ((number > 0) & ~jnp.isfinite(found.local.value))
+            return (number < ATTEMPTS) & ~arrived
+
+        begin = lm.undone(lm.blank(x, width), 0.0), jnp.asarray(0), jnp.asarray(0)
+        found, steps, _ = jax.lax.while_loop(unfinished, attempt, begin)
         code = jnp.where(found.error <= tol, CONVERGED, ABOVE_TOLERANCE)
         bent = lm.lowest(found.local, lm.free(found.local, *box)) < SADDLE
         code = jnp.where((code == CONVERGED) & bent, INDEFINITE, code)
         code = jnp.where(jnp.isfinite(found.local.value), code, NOT_FINITE)
         memo = Memo(found.local, jax.tree.map(jnp.asarray, theta))
-        return Solution(unravel(found.local.x), found.error, first.steps + found.steps, code, memo)
+        return Solution(unravel(found.local.x), found.error, steps, code, memo)
 
     def linearise(self, solution, theta):
         x, unravel = ravel_pytree(solution.x)
