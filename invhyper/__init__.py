@@ -42,6 +42,7 @@ _HOME = {
     "iterations.dual_fista": "DualFISTA",
     "lower.scikit": "from_sklearn to_sklearn weight_max",
     "lower.ode": "Calibration",
+    "lower.population": "Population",
     "lower.simulator": "Doses",
     "lower.ode_predict": "ode_predict",
     "lower.rosenbrock": "Rodas5P",

@@ -207,7 +207,7 @@ class LowerLevel(eqx.Module):
         return None
 
     def explain(self, solution: Solution) -> str | None:
-        """What this lower level knows of why a solve failed, beyond its code; None: nothing."""
+        """What this lower level knows of a solve beyond its code, above all why it failed; None: nothing."""
         return None
 
     def check(self, theta: PyTree) -> PyTree:
@@ -221,7 +221,7 @@ def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
         return solution
     code, error, steps = int(solution.result), float(solution.error), int(solution.steps)
     name = type(lower).__name__
-    explained = None if code == CONVERGED else lower.explain(solution)
+    explained = lower.explain(solution)
     if explained is not None:
         said = f"{name}: {explained}"
     elif code == CONVERGED:

@@ -72,6 +72,8 @@ class Together(LowerLevel):
         return Together([new or old for new, old in zip(finer, self.lowers, strict=True)])
 
     def explain(self, solution):
+        if int(solution.result) == ABOVE_TOLERANCE:
+            return None  # which of them is not known
         for lower, part in zip(self.lowers, self._parts(solution), strict=True):
             part = Solution(part.x, result=solution.result, memo=part.memo)
             explained = lower.explain(part)

@@ -155,6 +155,21 @@ class Calibration(LowerLevel):
         """The model with the solver that the first look chose."""
         return self.look.complete(self.model)
 
+    # Its conditions
+
+    def split(self) -> tuple[PyTree, Callable]:
+        """The numbers that differ between conditions, their axis in front, and what makes a Calibration of one's."""
+        if self.measured.conditions is None:
+            raise ValueError("Calibration has no conditions to split: give a list of them, one for each subject")
+        return _by_condition(self)(self), lambda mine: self._with(jax.tree.map(lambda leaf: leaf[None], mine))
+
+    def conditions_at(self, which) -> "Calibration":
+        """The same for some of the conditions, by their numbers."""
+        return self._with(jax.tree.map(lambda leaf: leaf[which], self.split()[0]))
+
+    def _with(self, numbers) -> "Calibration":
+        return eqx.tree_at(_by_condition(self), self, numbers)
+
     # The model
 
     def simulate(self, p: PyTree, theta: PyTree, times=None) -> Float[Array, "*conditions T observables"]:
@@ -313,6 +328,19 @@ class Calibration(LowerLevel):
     def finer(self) -> "Calibration":
         """The same with simulations at a tenth of the tolerances."""
         return eqx.tree_at(lambda lower: lower.model.simulator, self, self.model.simulator.finer())
+
+
+def _by_condition(calibration: Calibration) -> Callable:
+    """What has an axis of conditions in front: measurements, conditions, and noise if it was given like data."""
+    noise, shape = calibration.model.noise, calibration.measured.values.shape
+    like_data = not callable(noise) and noise.shape[:-2] == shape[:-2]
+
+    def where(calibration):
+        measured = calibration.measured
+        held = measured.times, measured.values, measured.mask, measured.conditions
+        return (*held, calibration.model.noise) if like_data else held
+
+    return where
 
 
 @eqx.filter_jit

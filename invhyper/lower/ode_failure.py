@@ -25,7 +25,7 @@ def failure(model, measured: Measurements, p, theta) -> str:
 
     time, steps = float(row(found.time)), int(row(found.steps))
     state = jax.tree.map(row, found.state)
-    where = "" if measured.conditions is None else f" of condition {which}"
+    where = "" if codes.size == 1 else f" of condition {which}"
     code = int(codes[which])
     if code == UNSETTLED:
         what = f"came to no rest in {steps} steps: it may oscillate or grow; start from t0 without steady"
