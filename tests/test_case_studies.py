@@ -26,6 +26,7 @@ STUDIES = (
     "ode_initial_condition",
     "hare_lynx",
     "epidemic",
+    "population_q",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -48,6 +49,7 @@ PICTURES = {
     "ode_initial_condition": {"errors.png", "fits.png"},
     "hare_lynx": {"fit.png", "waterfall.png", "profiles.png"},
     "epidemic": {"fit.png", "waterfall.png", "profiles.png"},
+    "population_q": {"cells.png", "shrinkage.png"},
 }
 
 

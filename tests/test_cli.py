@@ -210,6 +210,7 @@ def test_the_studies_are_found_from_anywhere(here):
         "hare_lynx",
         "learning_from_many_images",
         "ode_initial_condition",
+        "population_q",
         "spatially_varying_tv",
         "tv_denoising",
     }
