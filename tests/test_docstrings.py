@@ -29,6 +29,7 @@ RECORDS = {
     "Linearisation",
     "LowerLevel",
     "NotConverged",
+    "PopulationFit",
     "Profile",
     "Search",
     "Solution",

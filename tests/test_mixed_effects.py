@@ -39,7 +39,7 @@ def test_a_linear_model_has_its_closed_form(method):
 
 def test_standard_errors_of_a_linear_model():
     population, theta, model = linear_mixed()
-    fit = population.fit(theta, ih.FOCEI())
+    fit = population.fit(theta, ih.FOCEI(), tol=1e-8)
     args = (fit.theta["fixed"]["b"], fit.theta["omega"], fit.theta["sigma"])
     of_b, of_omega, of_sigma = model.gradient(*args)
     assert max(np.max(np.abs(of_b)), np.max(np.abs(of_omega)), abs(of_sigma)) < 1e-4

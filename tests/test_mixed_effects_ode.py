@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from populations import (
     THEOPH_LAPLACE,
     THEOPH_START,
@@ -51,6 +52,44 @@ def test_theophylline_simulated_by_the_other_methods(simulated, method):
     assert found.value == pytest.approx(closed.value, abs=1e-5)
     close(found.gradient, closed.gradient, 1e-4)
     assert gradient_error(simulated, method, AWAY) < 1e-6
+
+
+def exchange(t, x, phi, covariates):
+    """A and B exchange a million times faster than B feeds C, which is lost."""
+    a, b, c = x
+    return jnp.stack([5e5 * b - 1e6 * a, 1e6 * a - 5e5 * b - phi["feed"] * b, phi["feed"] * b - phi["loss"] * c])
+
+
+@pytest.mark.slow
+def test_stiff_equations_reach_what_a_polish_without_derivatives_cannot_improve():
+    rng, t = np.random.default_rng(1), np.array([0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
+    records = []
+    for _ in range(10):
+        feed, loss = np.exp([np.log(1.5), np.log(0.3)] + np.array([0.3, 0.2]) * rng.standard_normal(2))
+        slow = feed * 2 / 3  # two thirds of A + B are B
+        values = 10 * slow / (loss - slow) * (np.exp(-slow * t) - np.exp(-loss * t))
+        records.append(ih.Records(t, values + 0.2 * rng.standard_normal(7), {"dose": 10.0}))
+    predict = ih.ode_predict(
+        exchange, lambda phi, covariates: jnp.array([1.0, 0.0, 0.0]) * covariates["dose"], lambda t, x, phi, c: x[2]
+    )
+    population = ih.MixedEffects(
+        predict,
+        lambda fixed, eta, c: {"feed": jnp.exp(fixed["feed"] + eta[0]), "loss": jnp.exp(fixed["loss"] + eta[1])},
+        records,
+        ih.AdditiveError(),
+    )
+    start = {"fixed": {"feed": 0.0, "loss": -1.0}, "omega": np.diag([0.1, 0.1]), "sigma": 0.4}
+    fit = population.fit(start, ih.FOCEI())
+    parameters, problem = fit.report.parameters, population.problem(ih.FOCEI())
+    at = ih.Implicit()(problem, fit.theta)
+    u = parameters.search(fit.theta)
+    polished = scipy.optimize.minimize(
+        lambda u: ih.Implicit()(problem, parameters.natural(u), warm=at).value,
+        u,
+        method="Nelder-Mead",
+        options={"maxfev": 200, "initial_simplex": u + np.vstack([np.zeros(u.size), 0.05 * np.eye(u.size)])},
+    )
+    assert fit.value - polished.fun < 1e-3
 
 
 def test_times_in_any_order_and_doses():

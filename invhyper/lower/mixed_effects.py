@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from invhyper.criteria.likelihood import Around, Method, density, expected, hessian, surroundings
 from invhyper.criteria.subjects import Prior, Subject, Subjects
+from invhyper.criteria.taylor import Expansion
 from invhyper.lower import levenberg_marquardt as lm
 from invhyper.problem import (
     ABOVE_TOLERANCE,
@@ -71,7 +72,7 @@ class RandomEffects(LowerLevel):
         if np.ndim(omega) != 2 or np.shape(omega)[0] != np.shape(omega)[1] or not np.size(omega):
             raise ValueError(f"theta 'omega' has shape {np.shape(omega)}: a square covariance matrix is wanted")
         if not isinstance(omega, jax.core.Tracer):
-            if not np.allclose(omega, omega.T, rtol=1e-10, atol=0.0):
+            if not np.array_equal(omega, omega.T) and not np.allclose(omega, omega.T, rtol=1e-10, atol=0.0):
                 raise ValueError(f"theta 'omega' = {omega.tolist()} is not symmetric: a covariance matrix is wanted")
             smallest = np.linalg.eigvalsh(omega)[0]
             if not smallest > 0:
@@ -87,14 +88,19 @@ class RandomEffects(LowerLevel):
         return jax.ShapeDtypeStruct(rows, jnp.result_type(float))
 
     def cold_start(self, theta):
-        x = self.shape(theta)
-        shapes = jax.eval_shape(
-            lambda theta: surroundings(self.subjects, theta, jnp.zeros(x.shape), self.method), theta
+        # The shapes of `surroundings`, without tracing the derivatives of the prediction.
+        (n, d), method = self.shape(theta).shape, self.method
+        at = jax.eval_shape(
+            lambda theta: self.subjects.each(lambda subject, eta: subject.phi(theta, eta), jnp.zeros((n, d))), theta
         )
-        around = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        n, d = x.shape
+        (_, m), rows = at.shape, self.subjects.times.shape
+
+        def blank(order):
+            return Expansion(jnp.zeros(at.shape), tuple(jnp.zeros(rows + (m,) * k) for k in range(order + 1)))
+
+        around = Around(blank(method.order), blank(1) if method.frozen else None)
         none = jnp.zeros((n, d, d))
-        return Solution(jnp.zeros(x.shape), memo=Memo(around, none, none, jnp.zeros(n), jnp.zeros(n, int)))
+        return Solution(jnp.zeros((n, d)), memo=Memo(around, none, none, jnp.zeros(n), jnp.zeros(n, int)))
 
     def objective(self, x, theta):
         """The sum of Phi_i / 2."""

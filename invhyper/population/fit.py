@@ -18,8 +18,12 @@ from invhyper.search.tune import tune
 
 # Steps of the differences that give the Hessian: a first look, then this share of each standard error.
 LOOK, SHARE = 1e-5, 1e-3
+# The search ends here (relative gradient), since Newton's steps follow.
+NEAR = 1e-5
 # Newton's steps go on until they foretell less than this, in -2 log L.
 STILL, MOST = 1e-12, 8
+# Where they gain more than this, the Hessian is that of another place.
+MOVED = 1e-7
 
 
 def scales(theta: PyTree) -> Parameters:
@@ -48,6 +52,7 @@ def fit(
     parameters = scales(theta0)
     population, failed, objective, compiling = _begin(population, theta0, method, parameters, skip_failed)
     problem = objective.problem
+    tol = NEAR if tol is None else tol
     report = tune(problem, parameters, objective.hypergradient, watch=watch, tol=tol, steps=steps, seconds=seconds)
     u = parameters.search(report.theta)
     u, hessian, polished = _newton(objective, u)
@@ -121,7 +126,7 @@ def _newton(objective: _Objective, u):
         )
         return u, None, f"no standard errors: the Hessian of -2 log L is {said}"
     value, slope = objective(u)
-    taken = 0
+    taken, gained = 0, 0.0
     for _ in range(MOST):
         half = np.linalg.solve(factor, slope)
         foretold = 0.5 * half @ half
@@ -134,8 +139,8 @@ def _newton(objective: _Objective, u):
             break
         if not there <= value + STILL:
             break
-        u, value, slope, taken = u + step, there, slope_there, taken + 1
-    if taken > 1:
+        u, value, slope, taken, gained = u + step, there, slope_there, taken + 1, gained + foretold
+    if gained > MOVED:
         hessian = differences(objective, u)
     half = np.linalg.solve(factor, slope)
     return u, hessian, f"after {taken} of Newton's steps the next would gain {0.5 * half @ half:.1e}"
