@@ -6,14 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from populations import (
-    THEOPH_LAPLACE,
-    THEOPH_START,
     WANG_THETA,
     decay,
-    gradient_error,
     linear_mixed,
     scaled_rate,
-    theophylline,
     wang,
 )
 
@@ -75,49 +71,6 @@ def test_portions_of_a_large_population_add_up():
 def records_of(subjects):
     rows = zip(subjects.times, subjects.values, subjects.covariates["X"], subjects.covariates["Z"], strict=True)
     return [ih.Records(times, values, {"X": X, "Z": Z}) for times, values, X, Z in rows]
-
-
-# Values at the numbers of THEOPH_LAPLACE, and the maximum: -2 log L and the estimates.
-THEOPHYLLINE = {
-    "Laplace": (
-        ih.Laplace(),
-        355.739014,
-        355.739014,
-        (-2.45899, 0.47912, -3.22675, 0.0279934, -0.0012632, 0.4276045, 0.5012333),
-    ),
-    "FOCEI": (
-        ih.FOCEI(),
-        354.000696,
-        353.983118,
-        (-2.4655936, 0.4821680, -3.2303961, 0.0280505, -0.00080734, 0.4308709, 0.5009394),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", THEOPHYLLINE)
-def test_theophylline(name):
-    """The published figures come from the data in R and from a maximum found without gradients."""
-    method, value, best, estimates = THEOPHYLLINE[name]
-    population = theophylline()
-    constant = population.subjects.measurements * np.log(2 * np.pi)
-    found = ih.Implicit()(population.problem(method), THEOPH_LAPLACE)
-    assert found.value + constant == pytest.approx(value, abs=1e-5)
-    theta = {**THEOPH_LAPLACE, "sigma": 0.9, "fixed": {"lKe": -2.4, "lKa": 0.3, "lCl": -3.1}}
-    assert gradient_error(population, method, theta) < 1e-6
-    fit = population.fit(THEOPH_START, method)
-    assert -2 * fit.log_likelihood == pytest.approx(best, abs=1e-5)
-    fixed, omega = fit.theta["fixed"], fit.theta["omega"]
-    reached = (fixed["lKe"], fixed["lKa"], fixed["lCl"], omega[0, 0], omega[0, 1], omega[1, 1], fit.theta["sigma"] ** 2)
-    np.testing.assert_allclose(reached, estimates, rtol=1e-4)
-    assert fit.evaluations < 80 and not fit.failed
-    assert "fixed.lKa" in str(fit) and "12 subjects" in str(fit)
-
-
-def test_theophylline_without_covariance_as_nlmer_fits_it():
-    population = theophylline()
-    fit = population.fit({**THEOPH_START, "omega": np.diag([0.1, 0.3])}, ih.FOCE())
-    assert fit.log_likelihood == pytest.approx(-176.9917, abs=1e-3)
-    assert fit.theta["omega"][0, 1] == 0.0 and len(fit.names) == 6
 
 
 def test_modes_are_a_layer_of_theta_and_of_the_data():

@@ -63,6 +63,28 @@ class PopulationFit:
         """-2 log L + 2 p"""
         return -2 * self.log_likelihood + 2 * len(self.names)
 
+    def curves(self, times: Float[np.ndarray, " T"]) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions of every subject at other times, with its random effects and with none: two arrays (N, T)."""
+        subjects = self.population.subjects
+        rows = np.broadcast_to(np.asarray(times, float), (len(subjects), np.size(times)))
+        there = eqx.tree_at(
+            lambda s: (s.times, s.values, s.mask), subjects, (rows, np.zeros(rows.shape), np.ones(rows.shape, bool))
+        )
+        individual, typical, _ = _predictions(there, self.theta, jnp.asarray(self.eta))
+        return np.asarray(individual), np.asarray(typical)
+
+    def simulate(self, replicates: int, seed: int = 0) -> Float[np.ndarray, "replicates n"]:
+        """The measurements of new subjects with the same covariates and times, subject after subject."""
+        subjects, rng = self.population.subjects, np.random.default_rng(seed)
+        root = np.linalg.cholesky(self.theta["omega"])
+        drawn = []
+        for _ in range(replicates):
+            eta = rng.standard_normal(self.eta.shape) @ root.T
+            f = np.asarray(_predictions(subjects, self.theta, jnp.asarray(eta))[0])[subjects.mask]
+            spread = np.sqrt(np.asarray(subjects.error.variance(f, self.theta["sigma"])))
+            drawn.append(f + spread * rng.standard_normal(f.size))
+        return np.array(drawn)
+
     def table(self) -> str:
         """Estimates, standard errors, shrinkage and failures, in aligned lines."""
         shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
