@@ -311,3 +311,16 @@ def test_a_maximum_is_no_fit():
         ih.solve(lower, {})
     elsewhere = eqx.tree_at(lambda lower: lower.start, lower, jnp.asarray(1.0, float))
     assert float(ih.solve(elsewhere, {}).x) == pytest.approx(2**0.5, rel=1e-8)
+
+
+def test_a_fit_that_starts_at_a_state_of_zero():
+    """There one step covers the whole span, and derivatives that take it as well are wrong: a closer look is taken."""
+    t = np.array([0.1251922, 0.50342464, 0.86793795, 3.45697908, 4.94896323])
+    y = np.array([0.5203735, -2.12220152, 1.62755856, -1.52566949, 0.22077608])
+    lower = ih.Calibration(
+        lambda t, x, p, theta: -x + p[1] * jnp.sin(3 * t), lambda p, theta: p[0], lambda t, x, p, theta: x, t, y,
+        noise=0.2, start=np.zeros(2), solver=diffrax.Dopri8(),
+    )  # fmt: skip
+    drive = {"poly": np.zeros(3), "size": np.ones(1), "rate": np.array([3.0]), "phase": np.zeros(1)}
+    rows = np.stack([np.exp(-t), zoo.driven(t, drive)], axis=1)
+    np.testing.assert_allclose(ih.solve(lower, {}).x, np.linalg.lstsq(rows, y)[0], rtol=1e-6)

@@ -1,6 +1,7 @@
 """Calibration: kinetic parameters of an ordinary differential equation, fitted by least squares."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -31,7 +32,8 @@ from invhyper.problem import (
 
 # Gauss-Newton steps until NEAR, or until they are slow below STALLED; exact Newton steps after.
 NEAR, EXACT, STALLED = 1e-5, 1e-13, 1e-3
-# Where those do not arrive (in a flat valley the Hessian is no guide) Gauss-Newton's have another go, however slow.
+# Where those do not arrive Gauss-Newton's have another go, however slow (in a flat valley the Hessian is no guide), and
+# with simulations that look closer: steps are chosen for the state, so that at a state of zero slopes may be anything.
 ATTEMPTS = 2
 # Below this eigenvalue of the scaled Hessian (largest: about 1) the data do not hold a direction of p.
 SINGULAR = 1e-11
@@ -228,16 +230,18 @@ class Calibration(LowerLevel):
         x = jnp.clip(jax.lax.stop_gradient(x), self.floor, self.ceiling)
         model, box = self.chosen(), (self.floor, self.ceiling)
 
-        def near(x):
-            return first_order(model, self.measured, unravel, x, theta)
-
-        def here(x):
-            return second_order(model, self.measured, unravel, x, theta, self.gauss_newton)
-
         width = x.size + ravel_pytree(theta)[0].size
 
         def attempt(carry):
             found, steps, number = carry
+            trying = replace(model, simulator=model.simulator.closer(number > 0))
+
+            def near(x):
+                return first_order(trying, self.measured, unravel, x, theta)
+
+            def here(x):
+                return second_order(trying, self.measured, unravel, x, theta, self.gauss_newton)
+
             target, stalled = jnp.where(number == 0, jnp.stack([self.targets[0], STALLED]), jnp.array([NEAR, 0.0]))
             blank = lm.blank(found.local.x)
             first = lm.descend(near, blank, *box, lm.FIRST_DAMPING, target, self.fit_steps, stalled)

@@ -48,8 +48,8 @@ class Population(LowerLevel):
     ...     lambda t, x, p, theta, dose: x, times=[1.0, 2.0], data=[[0.5, 0.25], [1.8, 1.62]], noise=0.1, start=1.0,
     ...     conditions=[1.0, 2.0],
     ... ))
-    >>> ih.solve(cells, {"scale": 1.0}).x.round(3).tolist()
-    [0.693, 0.105]
+    >>> print(ih.solve(cells, {"scale": 1.0}).x.round(3))
+    [0.693 0.105]
     """
 
     lowers: LowerLevel

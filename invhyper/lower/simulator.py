@@ -4,6 +4,7 @@ dx/dt = rhs(t, x, p, theta),   x(t0) = initial(p, theta),   x jumps by amounts[k
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import diffrax
@@ -20,7 +21,7 @@ REACHED, STEP_LIMIT, STUCK, UNSETTLED, IRREVERSIBLE, EARLY = range(6)
 # No step is shorter than this share of the span: states or slopes that are not finite end a simulation soon.
 SHORTEST = 1e-30
 FINER = 0.1
-# A finer simulation takes this many steps at least (a quarter of `max_steps` where that is fewer): a first one may
+# A closer simulation takes this many steps at least (a quarter of `max_steps` where that is fewer): a first one may
 # have stepped over a pulse, and an error below atol is no error to its controller.
 LOOKS = 64
 TIGHT = 1e-6
@@ -122,9 +123,13 @@ class Simulator(eqx.Module):
 
     def finer(self) -> "Simulator":
         """The same at a tenth of the tolerances and in more steps: what a result changes by is about its error."""
+        fields = FINER * self.rtol, FINER * self.atol
+        return eqx.tree_at(lambda s: (s.rtol, s.atol), self.closer(True), fields)
+
+    def closer(self, when) -> "Simulator":
+        """The same in more steps, where `when` is true."""
         longest = jnp.minimum(0.5 * self.longest, max(1 / LOOKS, 4 / self.max_steps))
-        fields = FINER * self.rtol, FINER * self.atol, longest
-        return eqx.tree_at(lambda s: (s.rtol, s.atol, s.longest), self, fields)
+        return replace(self, longest=jnp.where(when, longest, self.longest))
 
     def given_doses(self, *given) -> Doses | None:
         """The doses of (p, theta), and of the condition where there is one."""
