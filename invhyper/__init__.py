@@ -57,6 +57,7 @@ _HOME = {
     "identifiability.profile": "Profile profile",
     "identifiability.verdict": "Identifiability Verdict identify",
     "population.model": "MixedEffects",
+    "population.drawn": "Drawn",
     "population.estimates": "PopulationFit",
     "covariance": "cholesky",
     "parameters": "Parameters linear log log10 logit",

@@ -208,6 +208,7 @@ def test_the_studies_are_found_from_anywhere(here):
         "ehrhardt_roberts",
         "epidemic",
         "hare_lynx",
+        "indometacin",
         "learning_from_many_images",
         "ode_initial_condition",
         "population_q",

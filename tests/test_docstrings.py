@@ -21,6 +21,7 @@ CHECK = doctest.ELLIPSIS
 RECORDS = {
     "Band",
     "Certificate",
+    "Drawn",
     "Evaluation",
     "Fisher",
     "Fits",

@@ -8,7 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+import invhyper as ih
 from invhyper import plots
+from invhyper.population.drawn import Seen
 
 
 def report(values, kink=()):
@@ -177,3 +179,20 @@ def test_nothing_global_changes():
     assert dict(mpl.rcParams) == before
     code = "import sys; from invhyper import plots; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_population_is_drawn_from_what_a_report_keeps():
+    """Rows of different lengths, through the findings and back: the same figures."""
+    mask = np.array([[True, True, False], [True, True, True]])
+    seen = Seen(np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 2.0]]), np.where(mask, 2.0, 0.0), mask, ("a", "b"))
+    rows = [np.array([1.0, 2.0]), np.array([1.5, 2.5, 3.0])]
+    grid, curves = np.array([0.0, 2.0]), np.array([[0.0, 2.0], [4.0, 0.0]])
+    fit = ih.Drawn(seen, rows, rows[::1], grid, curves, curves, np.ones((3, 5)), np.array([[0.1], [-0.3]]), np.eye(1))
+    again = ih.Drawn.of(fit.findings())
+    assert [row.tolist() for row in again.individual] == [[1.0, 2.0], [1.5, 2.5, 3.0]]
+    np.testing.assert_allclose(again.curves([0.5])[0], [[0.5], [3.0]])
+    assert again.simulate(2).shape == (2, 5)
+    assert [axes.get_title("left") for axes in plots.individual_fits(again).axes] == ["a", "b"]
+    assert plots.observed_predicted(again).axes[1].lines[1].get_xdata().tolist() == [1.0, 2.0, 1.5, 2.5, 3.0]
+    shrunk = 1 - np.std([0.1, -0.3], ddof=1)
+    assert plots.shrinkage(again).axes[0].get_title("left") == f"shrinkage {100 * shrunk:.0f} %"

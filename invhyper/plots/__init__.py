@@ -6,7 +6,7 @@ which colour-blind readers tell apart; maps are in viridis.
 
 from invhyper.plots.curves import criterion
 from invhyper.plots.identifiability import profiles, spectrum
-from invhyper.plots.populations import individual_fits, observed_predicted, predictive_check
+from invhyper.plots.populations import individual_fits, observed_predicted, predictive_check, shrinkage
 from invhyper.plots.searches import descent, improving, progress, waterfall
 from invhyper.plots.solutions import coefficients, images, maps
 from invhyper.plots.style import (
@@ -27,5 +27,6 @@ from invhyper.plots.style import (
 __all__ = [
     "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "STYLE", "VERMILION",
     "canvas", "coefficients", "criterion", "decibels", "descent", "images", "improving", "individual_fits", "log_ticks",
-    "maps", "observed_predicted", "predictive_check", "profiles", "progress", "save", "spectrum", "waterfall",
+    "maps", "observed_predicted", "predictive_check", "profiles", "progress", "save", "shrinkage", "spectrum",
+    "waterfall",
 ]  # fmt: skip

@@ -13,18 +13,17 @@ DOTS = {"ls": "", "marker": "o", "ms": 3.5}
 def observed_predicted(fit, *, size: tuple[float, float] = (8.4, 4.2)) -> Figure:
     """Measurements over predictions, typical ones and individual ones, beside the line where they are equal.
 
-    **Arguments**: `fit`: what `MixedEffects.fit` returned.
+    **Arguments**: `fit`: what `MixedEffects.fit` returned, or its `drawn()`.
 
     >>> import types, numpy as np, invhyper as ih
     >>> subjects = types.SimpleNamespace(values=np.array([[1.0, 2.0]]), mask=np.ones((1, 2), bool))
     >>> fit = types.SimpleNamespace(
-    ...     individual=[np.array([1.1, 1.9])], typical=[np.array([1.3, 1.6])],
-    ...     population=types.SimpleNamespace(subjects=subjects),
+    ...     individual=[np.array([1.1, 1.9])], typical=[np.array([1.3, 1.6])], subjects=subjects,
     ... )
     >>> [axes.get_xlabel() for axes in ih.plots.observed_predicted(fit).axes]
     ['predicted, typical subject', 'predicted, each subject']
     """
-    subjects = fit.population.subjects
+    subjects = fit.subjects
     observed = np.asarray(subjects.values)[np.asarray(subjects.mask)]
     figure, grid = canvas(1, 2, size, sharey=True)
     for axes, rows, name in zip(grid[0], (fit.typical, fit.individual), ("typical", "each"), strict=True):
@@ -41,19 +40,18 @@ def observed_predicted(fit, *, size: tuple[float, float] = (8.4, 4.2)) -> Figure
 def individual_fits(fit, *, columns: int = 4, size: tuple[float, float] | None = None) -> Figure:
     """A panel for each subject: its measurements, its own curve and that of a typical subject with its covariates.
 
-    **Arguments**: `fit`: what `MixedEffects.fit` returned; `columns`: panels side by side; `size`: in inches.
+    **Arguments**: `fit`: what `MixedEffects.fit` returned, or its `drawn()`; `columns`: panels side by side;
+    `size`: in inches.
 
     >>> import types, numpy as np, invhyper as ih
     >>> subjects = types.SimpleNamespace(
     ...     times=np.array([[0.0, 1.0]]), values=np.array([[1.0, 2.0]]), mask=np.ones((1, 2), bool), names=("S1",)
     ... )
-    >>> fit = types.SimpleNamespace(
-    ...     population=types.SimpleNamespace(subjects=subjects), curves=lambda t: (1 + t[None], 1.2 + t[None])
-    ... )
+    >>> fit = types.SimpleNamespace(subjects=subjects, curves=lambda t: (1 + t[None], 1.2 + t[None]))
     >>> ih.plots.individual_fits(fit).axes[0].get_title("left")
     'S1'
     """
-    subjects = fit.population.subjects
+    subjects = fit.subjects
     times, mask = np.asarray(subjects.times), np.asarray(subjects.mask)
     fine = np.linspace(times[mask].min(), times[mask].max(), 200)
     own, typical = fit.curves(fine)
@@ -70,7 +68,8 @@ def individual_fits(fit, *, columns: int = 4, size: tuple[float, float] | None =
             axes.set_title(name, loc="left")
     with mpl.rc_context(STYLE):
         figure.legend(*grid.ravel()[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.supxlabel("time")
+    for axes in grid[-1]:
+        axes.set_xlabel("time")
     return figure
 
 
@@ -82,19 +81,18 @@ def predictive_check(
     Bins hold equally many measurements. Lines: the 5th, 50th and 95th percentile observed; bands: where 90 % of the
     simulated populations have theirs.
 
-    **Arguments**: `fit`: what `MixedEffects.fit` returned; `replicates`, `seed`: of its `simulate`; `bins`: of time.
+    **Arguments**: `fit`: what `MixedEffects.fit` returned, or its `drawn()`; `replicates`, `seed`: of its
+    `simulate`; `bins`: of time.
 
     >>> import types, numpy as np, invhyper as ih
     >>> rows = types.SimpleNamespace(
     ...     times=np.arange(20.0)[None], values=np.ones((1, 20)), mask=np.ones((1, 20), bool)
     ... )
-    >>> fit = types.SimpleNamespace(
-    ...     population=types.SimpleNamespace(subjects=rows), simulate=lambda n, seed: np.ones((n, 20))
-    ... )
+    >>> fit = types.SimpleNamespace(subjects=rows, simulate=lambda n, seed: np.ones((n, 20)))
     >>> len(ih.plots.predictive_check(fit, bins=4).axes[0].lines)
     4
     """
-    subjects = fit.population.subjects
+    subjects = fit.subjects
     mask = np.asarray(subjects.mask)
     times, values = np.asarray(subjects.times)[mask], np.asarray(subjects.values)[mask]
     simulated = fit.simulate(replicates, seed)
@@ -115,4 +113,32 @@ def predictive_check(
             axes.plot(middle, observed[:, k], color=colour, ls=style, label=f"{percentile}th percentile")
         axes.set(xlabel="time", ylabel="observed")
         axes.legend(loc="best")
+    return figure
+
+
+def shrinkage(fit, *, labels=None, size: tuple[float, float] | None = None) -> Figure:
+    """Random effects of each subject beside the normal density of the population that they were estimated under.
+
+    **Arguments**: `fit`: what `MixedEffects.fit` returned, or its `drawn()`; `labels`: of the random effects.
+
+    >>> import types, numpy as np, invhyper as ih
+    >>> fit = types.SimpleNamespace(eta=np.array([[0.1], [-0.2]]), theta={"omega": np.array([[0.04]])})
+    >>> ih.plots.shrinkage(fit, labels=["clearance"]).axes[0].get_xlabel()
+    'clearance'
+    """
+    eta = np.asarray(fit.eta)
+    omega = np.asarray(fit.theta["omega"] if hasattr(fit, "theta") else fit.omega)
+    count = eta.shape[1]
+    labels = [f"random effect {k}" for k in range(count)] if labels is None else labels
+    figure, grid = canvas(1, count, size or (3.6 * count, 3.2))
+    for k, (axes, label) in enumerate(zip(grid[0], labels, strict=True)):
+        deviation = np.sqrt(omega[k, k])
+        far = max(3 * deviation, 1.1 * np.abs(eta[:, k]).max(), np.finfo(float).tiny)
+        x = np.linspace(-far, far, 201)
+        shrunk = 1 - np.std(eta[:, k], ddof=1) / deviation if deviation > 0 and len(eta) > 1 else np.nan
+        with mpl.rc_context(STYLE):
+            axes.fill_between(x, np.exp(-0.5 * (x / deviation) ** 2), color=ORANGE, alpha=0.25, lw=0)
+            axes.plot(eta[:, k], np.full(len(eta), 0.07), "|", color=BLUE, ms=16, mew=1.6)
+            axes.set(xlabel=label, yticks=[], ylim=(0, 1.15), xlim=(-far, far))
+            axes.set_title(f"shrinkage {100 * shrunk:.0f} %", loc="left")
     return figure

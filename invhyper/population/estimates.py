@@ -17,6 +17,7 @@ from rich.table import Table
 from invhyper import tree
 from invhyper.criteria.likelihood import FOCEI, LOG_TWO_PI, Method
 from invhyper.parameters import Parameters
+from invhyper.population.drawn import Drawn, Seen
 from invhyper.problem import Evaluation, solve
 from invhyper.report import Report
 
@@ -85,6 +86,18 @@ class PopulationFit:
             drawn.append(f + spread * rng.standard_normal(f.size))
         return np.array(drawn)
 
+    @property
+    def subjects(self):
+        """The subjects that were fitted: `times`, `values`, `mask`, `names`."""
+        return self.population.subjects
+
+    def drawn(self, points: int = 200, replicates: int = 200, seed: int = 0) -> Drawn:
+        """What the figures show, without the functions of the model: its `findings()` go into those of a `Report`."""
+        seen = Seen(*(np.asarray(getattr(self.subjects, name)) for name in Seen._fields[:3]), self.subjects.names)
+        grid = np.linspace(seen.times[seen.mask].min(), seen.times[seen.mask].max(), points)
+        simulated, omega = self.simulate(replicates, seed), np.asarray(self.theta["omega"])
+        return Drawn(seen, self.individual, self.typical, grid, *self.curves(grid), simulated, self.eta, omega)
+
     def table(self) -> str:
         """Estimates, standard errors, shrinkage and failures, in aligned lines."""
         shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -92,6 +105,8 @@ class PopulationFit:
             shown.add_column(name, justify="left" if name == "parameter" else "right", no_wrap=True)
         values, errors = (_flat(x) for x in (self.theta, self.standard_errors))
         for name, value, error in zip(tree.entries(self.theta), values, errors, strict=True):
+            if value == 0 and error == 0:  # held
+                continue
             relative = f"{100 * abs(error / value):.1f} %" if value else ""
             shown.add_row(name, f"{value:.6g}", f"{error:.3g}", relative)
         lines = io.StringIO()
