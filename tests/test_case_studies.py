@@ -28,6 +28,7 @@ STUDIES = (
     "epidemic",
     "population_q",
     "indometacin",
+    "theophylline",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -37,7 +38,7 @@ IMAGING = {  # their pictures are scikit-image's
     "learning_from_many_images",
     "blind_blur",
 }
-LIKELIHOODS = {"indometacin"}  # of too many parameters for a map of the criterion
+LIKELIHOODS = {"indometacin", "theophylline"}  # of too many parameters for a map of the criterion
 PICTURES = {
     "diabetes_elastic_net": {"coefficients.png"},
     "bpdn_weight": {"coefficients.png", "pictures.png"},
@@ -52,6 +53,7 @@ PICTURES = {
     "hare_lynx": {"fit.png", "waterfall.png", "profiles.png"},
     "epidemic": {"fit.png", "waterfall.png", "profiles.png"},
     "population_q": {"cells.png", "shrinkage.png"},
+    "theophylline": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
     "indometacin": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
 }
 

@@ -213,6 +213,7 @@ def test_the_studies_are_found_from_anywhere(here):
         "ode_initial_condition",
         "population_q",
         "spatially_varying_tv",
+        "theophylline",
         "tv_denoising",
     }
     for folder in cli.studies().values():
