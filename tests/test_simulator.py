@@ -71,6 +71,29 @@ def test_a_dose_that_moves_past_a_measurement(dosed):
     np.testing.assert_allclose(second, rate**2 * later, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("at", [(0.8, 0.8), (0.0, 0.8), (0.0, 0.0), (0.8, 1.2)])
+def test_doses_at_the_same_time_at_the_beginning_and_at_a_break(coinciding, at):
+    """Stretches of no length: the derivatives in each dose's time are those of that dose alone."""
+    value, slopes = coinciding(jnp.array(at))
+    later = [a * washed_out(TIMES - time, 0.7) for a, time in zip((2.0, 1.0), at, strict=True)]
+    np.testing.assert_allclose(value, np.exp(-0.7 * TIMES) + sum(later), rtol=1e-9)
+    np.testing.assert_allclose(slopes, 0.7 * np.transpose(later), rtol=1e-8, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def coinciding():
+    """times of two doses -> states and their derivatives; a break at .8, where nothing jumps."""
+    break_there = jnp.array([0.8])
+    simulate = decay(doses=lambda p, theta: ih.Doses(theta, jnp.array([2.0, 1.0])), breaks=break_there)
+
+    def seen(at):
+        states = simulate(TIMES, {"rate": 0.7}, at).states
+        return states, states
+
+    run = jax.jit(jax.jacfwd(seen, has_aux=True))
+    return lambda at: run(at)[::-1]
+
+
 def test_a_dose_before_the_beginning(dosed):
     found = eqx.filter_jit(lambda s, p: s(TIMES, p, None).code)(dosed, P | {"time": -0.1})
     assert found == EARLY

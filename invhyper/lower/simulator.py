@@ -103,7 +103,7 @@ class Simulator(eqx.Module):
             end = jnp.where(code == REACHED, end, begin)
             within = jnp.clip(times, begin, end)
             states, last, now, time, taken = self._solve(begin, end, state, within, longest, given, adjoint)
-            states = self._beginning(states, state, times, within <= begin, begin, given)
+            states, last = self._beginning(states, last, state, times, within <= begin, begin, end, given)
             if isinstance(adjoint, diffrax.BacksolveAdjoint):
                 missed = self._missed(begin, end, state, last, longest, given)
                 now = jnp.where((now == REACHED) & ~(missed <= MISSED * self.rtol), IRREVERSIBLE, now)
@@ -153,13 +153,14 @@ class Simulator(eqx.Module):
         at = jnp.concatenate([self.t0[None], jnp.concatenate(at)[order], jnp.full(1, jnp.inf)])
         return at, jax.tree.map(lambda first, rest: jnp.concatenate([first, rest]), none, amounts)
 
-    def _beginning(self, states, start, times, reached, begin, given):
+    def _beginning(self, states, last, start, times, reached, begin, end, given):
         """`states` with `start` where the stretch has hardly begun (one of no length takes no step and saves none).
 
-        Where begin is the time of a dose that moves, so does the state at a time that does not: by Taylor's series.
+        Where begin is the time of a dose that moves, so does the state at a time that does not, and `last` where the
+        stretch has no length: by Taylor's series.
         """
         if not callable(self.doses):
-            return jax.tree.map(lambda leaf, x: jnp.where(_like(reached, leaf), x, leaf), states, start)
+            return jax.tree.map(lambda leaf, x: jnp.where(_like(reached, leaf), x, leaf), states, start), last
         inside = None if self.breaks is None else _inside(begin, jnp.inf)
 
         def slope(t, x):
@@ -167,12 +168,15 @@ class Simulator(eqx.Module):
 
         speed, bend = jax.jvp(slope, (begin, start), (jnp.ones_like(begin), slope(begin, start)))
         since = jnp.where(times == begin, times - begin, 0.0)
+        length = jnp.where(end == begin, end - begin, 0.0)
 
-        def series(leaf, x, v, a):
-            h = _like(since, leaf)
+        def series(leaf, h, reached, x, v, a):
+            h = _like(h, leaf)
             return jnp.where(_like(reached, leaf), x + h * v + 0.5 * h**2 * a, leaf)
 
-        return jax.tree.map(series, states, start, speed, bend)
+        here = start, speed, bend
+        states = jax.tree.map(lambda leaf, *row: series(leaf, since, reached, *row), states, *here)
+        return states, jax.tree.map(lambda leaf, *row: series(leaf, length, end == begin, *row), last, *here)
 
     def _missed(self, begin, end, first, last, longest, given) -> Array:
         """By how much integrating back from `last` misses `first`, relative to the larger of the two.
