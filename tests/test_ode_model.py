@@ -290,7 +290,7 @@ def test_the_pair_of_the_state_and_its_derivative_leaps_at_doses(dosed):
 
 def test_a_moving_dose_has_a_kink_where_it_meets_a_measurement(dosed):
     """A dose that stays where it is has none, nor has a time at which nothing was measured."""
-    for time, wanted in ((1.25, 0.25), (1.9, 0.1), (2.9, 0.9)):
+    for time, wanted in ((1.25, 0.25), (1.9, 0.1), (2.9, 0.9), (0.2, 0.2)):
         near = nearest_dose(dosed.model, dosed.measured, dosed.start | {"time": time}, {})
         assert float(near) == pytest.approx(wanted / 3, rel=1e-12)
 

@@ -73,21 +73,24 @@ def test_a_dose_that_moves_past_a_measurement(dosed):
 
 @pytest.mark.parametrize("at", [(0.8, 0.8), (0.0, 0.8), (0.0, 0.0), (0.8, 1.2)])
 def test_doses_at_the_same_time_at_the_beginning_and_at_a_break(coinciding, at):
-    """Stretches of no length: the derivatives in each dose's time are those of that dose alone."""
+    """Stretches of no length: the derivatives in each dose's time are those of that dose alone, later than it is."""
     value, slopes = coinciding(jnp.array(at))
-    later = [a * washed_out(TIMES - time, 0.7) for a, time in zip((2.0, 1.0), at, strict=True)]
-    np.testing.assert_allclose(value, np.exp(-0.7 * TIMES) + sum(later), rtol=1e-9)
-    np.testing.assert_allclose(slopes, 0.7 * np.transpose(later), rtol=1e-8, atol=1e-12)
+    decayed = lambda t: 0.7 * np.minimum(t, 0.8) + 0.2 * np.maximum(t - 0.8, 0)  # noqa: E731
+    left = [a * np.where(TIMES >= s, np.exp(decayed(s) - decayed(TIMES)), 0.0) for a, s in zip((2.0, 1.0), at)]  # noqa: B905
+    np.testing.assert_allclose(value, np.exp(-decayed(TIMES)) + sum(left), rtol=1e-8)
+    rates = np.where(np.array(at) < 0.8, 0.7, 0.2)
+    np.testing.assert_allclose(slopes, rates * np.transpose(left), rtol=1e-7, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
 def coinciding():
-    """times of two doses -> states and their derivatives; a break at .8, where nothing jumps."""
-    break_there = jnp.array([0.8])
-    simulate = decay(doses=lambda p, theta: ih.Doses(theta, jnp.array([2.0, 1.0])), breaks=break_there)
+    """times of two doses -> states and their derivatives; the rate of decay falls from .7 to .2 at .8."""
+    rhs = lambda t, x, p, theta: -jnp.where(t < 0.8, 0.7, 0.2) * x  # noqa: E731
+    doses, breaks = (lambda p, theta: ih.Doses(theta, jnp.array([2.0, 1.0]))), jnp.array([0.8])
+    simulate = simulator(rhs, lambda p, theta: 1.0, doses=doses, breaks=breaks)
 
     def seen(at):
-        states = simulate(TIMES, {"rate": 0.7}, at).states
+        states = simulate(TIMES, None, at).states
         return states, states
 
     run = jax.jit(jax.jacfwd(seen, has_aux=True))

@@ -293,7 +293,9 @@ class Calibration(LowerLevel):
                 nearest_dose(self.model, self.measured, solution.x, theta),
             ),
             margin_of="a parameter about to reach or to leave its bound"
-            + (", or a dose about to meet a measurement" if callable(self.model.simulator.doses) else ""),
+            + (
+                ", or a dose about to meet a measurement, a break or t0" if callable(self.model.simulator.doses) else ""
+            ),
         )
 
     def defect(self, solution, theta):

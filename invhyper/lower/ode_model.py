@@ -145,7 +145,10 @@ def _observations_jvp(primals, tangents):
 
 
 def nearest_dose(model: OdeModel, measured: Measurements, p, theta) -> Array:
-    """How near a dose whose time moves comes to a time of measurement, as a share of the span: there is a kink."""
+    """How near a dose whose time moves comes to a measurement, to a break or to t0, as a share of the span.
+
+    There is a kink.
+    """
     simulator = model.simulator
     if not callable(simulator.doses):
         return jnp.asarray(jnp.inf)
@@ -156,9 +159,11 @@ def nearest_dose(model: OdeModel, measured: Measurements, p, theta) -> Array:
 
         slopes = jax.tree.leaves(jax.jacfwd(at)((p, theta)))
         moving = sum(jnp.sum(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1) for slope in slopes) > 0
-        gaps = jnp.abs(at((p, theta))[:, None] - times)
+        edges = simulator.t0[None] if simulator.breaks is None else jnp.append(simulator.breaks, simulator.t0)
+        places = jnp.concatenate([jnp.where(rows, times, jnp.inf), edges])
+        gaps = jnp.abs(at((p, theta))[:, None] - places)
         span = jnp.maximum(times[-1] - simulator.t0, jnp.finfo(float).tiny)
-        return jnp.min(jnp.where(moving[:, None] & rows, gaps, jnp.inf), initial=jnp.inf) / span
+        return jnp.min(jnp.where(moving[:, None] & jnp.isfinite(places), gaps, jnp.inf), initial=jnp.inf) / span
 
     return jnp.min(measured.each(one))
 

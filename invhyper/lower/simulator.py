@@ -142,12 +142,13 @@ class Simulator(eqx.Module):
         like = state if doses is None else jax.tree.map(lambda leaf: leaf[0], doses.amounts)
         none = jax.tree.map(lambda leaf: jnp.zeros((1, *jnp.shape(leaf))), like)
         at, amounts = [], []
-        if doses is not None:
-            at.append(jnp.asarray(doses.times, float))
-            amounts.append(doses.amounts)
+        # A dose at a break comes after it, as a value at either does.
         if self.breaks is not None:
             at.append(self.breaks)
             amounts.append(jax.tree.map(lambda leaf: jnp.repeat(leaf, self.breaks.size, axis=0), none))
+        if doses is not None:
+            at.append(jnp.asarray(doses.times, float))
+            amounts.append(doses.amounts)
         order = jnp.argsort(jnp.concatenate(at))
         amounts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *amounts)
         at = jnp.concatenate([self.t0[None], jnp.concatenate(at)[order], jnp.full(1, jnp.inf)])
