@@ -7,6 +7,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,7 +65,7 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 
 def users_data() -> dict:
     """What the pages take for granted: numpy, the package, somebody's A, y and held-out rows, a clean image, a growth
-    curve."""
+    curve, the concentrations in ten patients."""
     rng = np.random.default_rng(0)
     truth = np.concatenate([rng.standard_normal(5), np.zeros(15)])
     A, A_val = rng.standard_normal((60, 20)), rng.standard_normal((40, 20))
@@ -73,7 +74,11 @@ def users_data() -> dict:
     early, late = np.linspace(0.5, 4, 8), np.linspace(4.5, 8, 8)
     y_early, y_late = (4 / (1 + 3 * np.exp(-0.9 * t)) + 0.05 * np.sin(7 * t) for t in (early, late))
     growth = {"early": early, "late": late, "y_early": y_early, "y_late": y_late}
-    return {"np": np, "ih": ih, "A": A, "y": y, "A_val": A_val, "y_val": y_val, "clean": clean, **growth}
+    hours = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+    rates = 0.3 * np.exp(0.3 * rng.standard_normal(10))
+    seen = 4 * np.exp(-rates[:, None] * hours) + 0.1 * rng.standard_normal((10, 5))
+    given = {"A": A, "y": y, "A_val": A_val, "y_val": y_val, "clean": clean, "hours": hours, "concentrations": seen}
+    return {"np": np, "jnp": jnp, "ih": ih, **given, **growth}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
