@@ -174,6 +174,17 @@ def test_bad_records(records, said):
         ih.MixedEffects(decay, scaled_rate, records(), ih.AdditiveError())
 
 
+def test_a_random_effect_that_omega_lacks():
+    """JAX would take the last one there is."""
+    records = [ih.Records([0.0, 1.0], [1.0, 0.5])]
+    decay = lambda phi, covariates, t: phi[0] * jnp.exp(-phi[1] * t)  # noqa: E731
+    rates = lambda fixed, eta, covariates: (fixed["a"] + eta[0], fixed["b"] + eta[1])  # noqa: E731
+    population = ih.MixedEffects(decay, rates, records, ih.AdditiveError())
+    theta = {"fixed": {"a": 1.0, "b": 1.0}, "omega": np.eye(1), "sigma": 1.0}
+    with pytest.raises(ValueError, match="looks up a random effect that omega has not"):
+        population.minus_two_log_likelihood(theta, ih.FO())
+
+
 def test_bad_methods_and_functions():
     with pytest.raises(TypeError, match="AGQ"):
         wang(ih.AdditiveError()).problem("FOCE")

@@ -97,12 +97,19 @@ class MixedEffects:
         subjects = self.subjects
         covariates = jax.tree.map(lambda leaf: np.asarray(leaf)[0], subjects.covariates)
 
-        def predicted(fixed):
-            phi = subjects.individual(fixed, jnp.asarray(eta), covariates)
+        def predicted(fixed, eta):
+            phi = subjects.individual(fixed, eta, covariates)
             return subjects.predict(phi, covariates, jnp.asarray(subjects.times[0]))
 
+        def shape_with(eta):
+            shape = lambda fixed: jax.eval_shape(lambda fixed: predicted(fixed, eta), fixed)  # noqa: E731
+            return call(shape, theta["fixed"], "MixedEffects individual")
+
         try:
-            shape = call(lambda fixed: jax.eval_shape(predicted, fixed), theta["fixed"], "MixedEffects individual")
+            # NumPy refuses an entry that is not there; JAX takes another one for it.
+            shape = shape_with(eta)
+        except (AttributeError, TypeError):  # of functions that want JAX's own arrays
+            shape = shape_with(jnp.asarray(eta))
         except IndexError as error:
             raise ValueError(
                 f"individual looks up a random effect that omega has not ({eta.size} of them): {error}"
