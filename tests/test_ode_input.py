@@ -46,6 +46,15 @@ REFUSED_AT_THE_DOOR = {
     "mask too short": ({"mask": np.ones(2, bool)}, r"mask is bool of shape \(2,\): True where data, of shape \(3,\)"),
     "data too short": ({"data": [0.4, 0.2]}, r"data has shape \(2,\): \(3,\) or \(3, observables\) is wanted"),
     "data in words": ({"data": ["a", "b", "c"]}, "data is not an array of numbers"),
+    "all masked": ({"mask": np.zeros(3, bool)}, "mask leaves no value: at least one measurement is wanted"),
+    "steps by halves": ({"max_steps": 1e4}, r"max_steps = 10000.0: a whole number, at least 1, is wanted"),
+    "no fit steps": ({"fit_steps": 0}, "fit_steps = 0: a whole number"),
+    "t0 in words": ({"t0": "0"}, "t0 = '0': a number is wanted"),
+    "steady in words": ({"steady": "yes"}, "steady = 'yes': True, False or a function like rhs is wanted"),
+    "a dose that is NaN": (
+        {"doses": ih.Doses(np.array([1.0]), np.array([[np.nan, 1.0]]))},
+        "doses hold NaN: numbers are wanted",
+    ),
     "zero noise": ({"noise": 0.0}, "noise holds 0: positive standard deviations are wanted"),
     "one noise zero": ({"noise": [0.1, 0.0, 0.1]}, "noise holds 0: positive"),
     "noise too short": (
@@ -122,6 +131,11 @@ REFUSED_AT_THE_FIRST_LOOK = {
         {"rhs": lambda t, x, p, theta: -p["speed"] * x},
         "rhs asks for the key 'speed': p has 'rate'; theta has 'x0'",
     ),
+    "doses of another shape": (
+        {"doses": ih.Doses(np.array([1.0]), np.array([1.0]))},
+        r"doses have amounts of shape \(1,\): a tree like the state, \(2,\), with",
+    ),
+    "doses that are none": ({"doses": lambda p, theta: p["rate"]}, "doses returns a "),
     "an argument too few": ({"rhs": lambda t, x, p: -x}, "rhs cannot be called with its 4 arguments: .*takes 3"),
 }
 
@@ -206,3 +220,12 @@ def test_a_state_that_atol_hides_is_named():
         lower.check({"x0": 1e-9})
     calibration().check({"x0": 1.0})
     calibration().check({"x0": 0.0})  # zero is no signal
+
+
+def test_methods_by_name_and_doses_that_do_not_match():
+    with pytest.raises(TypeError, match=r"^Calibration solver = 'Rodas5P': one of diffrax, such as diffrax.Tsit5\(\)"):
+        calibration(solver="Rodas5P")
+    with pytest.raises(TypeError, match=r"^Calibration adjoint = 'backsolve': one of diffrax"):
+        calibration(adjoint="backsolve")
+    with pytest.raises(ValueError, match=r"^Doses has \(2,\) times and amounts of shape \(1, 2\): one amount"):
+        ih.Doses(np.array([1.0, 2.0]), np.ones((1, 2)))

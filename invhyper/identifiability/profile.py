@@ -30,6 +30,7 @@ CUT, SHORTEST, MOST = 4.0, 1e-3, 100
 CLOSE = 1e-8
 # Refits go to this error; up to the other one their objective is good for a profile.
 REFITTED, SETTLED = 1e-9, 1e-6
+MOST_FACTOR = 10.0
 BELOW, ABOVE = ("lower", "above", "down"), ("upper", "below", "up")
 
 
@@ -142,10 +143,14 @@ def edges(calibration: Calibration, solution: Solution, index: int, within=None)
     if within is None:
         size = REACH * _size(best, float(solution.memo.local.curvature[index, index]))
         within = [best - size, best + size]
+        # To zero by factors, where the parameter is larger than what the data tell it to; else all the way.
+        far = size <= REACH * abs(best)
         if best > 0 and box[0] >= 0:
-            within[0] = best / REACH
+            within[0] = best / REACH if far else box[0]
         if best < 0 and box[1] <= 0:
-            within[1] = best / REACH
+            within[1] = best / REACH if far else box[1]
+    elif np.shape(within) != (2,) or not within[0] < within[1]:
+        raise ValueError(f"within = {within}: a pair (below, above) is wanted")
     elif not within[0] <= best <= within[1]:
         raise ValueError(f"within = {within} leaves out the fit, {best:g}: (below, above) it is wanted")
     return [
@@ -218,8 +223,8 @@ def _side(
 
 
 def _size(value: float, curvature: float) -> float:
-    """What counts as a change of a parameter: its value, or its standard deviation if it were alone."""
-    return abs(value) or (1 / np.sqrt(curvature) if curvature > 0 else 1.0)
+    """What counts as a change of a parameter: its value, or its standard deviation alone where that is more."""
+    return max(abs(value), 1 / np.sqrt(curvature)) if curvature > 0 else abs(value) or 1.0
 
 
 def _along(here: Point, index: int) -> np.ndarray:
@@ -238,17 +243,19 @@ def _along(here: Point, index: int) -> np.ndarray:
 
 
 def _foretold(here: Point, c: float, along: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """The next fit along the tangent, of positive parameters as a power of c: it stays positive, however long the step.
+    """The next fit along the tangent, of positive parameters as a power of c: exact where data hold a product of two.
 
-    Where the data hold a product of two, that is exact.
+    One that would so change by more than MOST_FACTOR follows no power: it goes straight, and stays positive.
     """
     step = c - here.c
     if here.c * c > 0:
         step = here.c * np.log(c / here.c)
-    powers = positive & (here.x > 0)
-    relative = step * along / np.where(powers, here.x, 1.0)
-    with np.errstate(over="ignore"):
-        return np.where(powers, here.x * np.exp(relative), here.x + (c - here.c) * along)
+    kept = positive & (here.x > 0)
+    straight = here.x + (c - here.c) * along
+    straight = np.where(kept, np.maximum(straight, here.x / MOST_FACTOR), straight)
+    relative = step * along / np.where(kept, here.x, 1.0)
+    powers = kept & (np.abs(relative) <= np.log(MOST_FACTOR))
+    return np.where(powers, here.x * np.exp(np.where(powers, relative, 0.0)), straight)
 
 
 def _step(here, fitted, along, index, sign, rise) -> float:

@@ -52,6 +52,8 @@ def measurements(times, data, mask=None, conditions=None) -> Measurements:
     """What was measured; a ValueError in words for times out of order, NaN without a mask, shapes that do not fit."""
     if conditions is None:
         at, values, seen, flat = _experiment(times, data, mask, "")
+        if not np.any(seen):
+            raise ValueError(f"{NAME} mask leaves no value: at least one measurement is wanted")
         return Measurements(jnp.asarray(at), jnp.asarray(values), jnp.asarray(seen), None, flat)
     conditions = list(_rows(conditions))
     if not conditions:

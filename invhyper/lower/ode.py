@@ -19,7 +19,7 @@ from invhyper.lower.measurements import Measurements, measurements
 from invhyper.lower.ode_failure import failure
 from invhyper.lower.ode_input import FirstLook
 from invhyper.lower.ode_model import OdeModel, first_order, nearest_dose, objective, observations, second_order
-from invhyper.lower.simulator import Doses, Simulator
+from invhyper.lower.simulator import Doses, Simulator, check_methods
 from invhyper.problem import (
     ABOVE_TOLERANCE,
     CONVERGED,
@@ -134,6 +134,10 @@ class Calibration(LowerLevel):
         accuracy: float = 1e-6,
     ):
         door.functions(rhs=rhs, initial=initial, observe=observe, prior=prior)
+        check_methods("Calibration", solver, adjoint)
+        if not isinstance(steady, bool) and not callable(steady):
+            raise ValueError(f"Calibration steady = {steady!r}: True, False or a function like rhs is wanted")
+        max_steps, fit_steps = door.whole("max_steps", max_steps), door.whole("fit_steps", fit_steps)
         self.measured = measurements(times, data, mask, conditions)
         numbers = [door.positive(name, value) for name, value in (("rtol", rtol), ("atol", atol))]
         t0, breaks = door.times_after(t0, self.measured, doses, breaks)

@@ -37,11 +37,25 @@ def positive(name: str, value):
     return jnp.asarray(value, float)
 
 
+def whole(name: str, value) -> int:
+    """A whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{NAME} {name} = {value!r}: a whole number, at least 1, is wanted")
+    return int(value)
+
+
 def times_after(t0, measured, doses, breaks):
     """t0 and breaks as arrays; nothing measured and no dose given before t0."""
+    if np.ndim(t0) or isinstance(t0, str):
+        raise ValueError(f"{NAME} t0 = {t0!r}: a number is wanted")
     earliest = float(np.min(measured.times))
     if not np.isfinite(t0) or earliest < t0:
         raise ValueError(f"{NAME} times begin at {earliest:g}, before t0 = {t0:g}: start earlier, or leave these out")
+    if isinstance(doses, Doses):
+        if np.any(np.isnan(doses.times)) or not all(
+            np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(doses.amounts)
+        ):
+            raise ValueError(f"{NAME} doses hold NaN: numbers are wanted, and infinite times where there is no dose")
     if isinstance(doses, Doses) and np.min(doses.times, initial=np.inf) < t0:
         raise ValueError(f"{NAME} doses are given at {np.min(doses.times):g}, before t0 = {t0:g}")
     if doses is not None and not callable(doses) and not isinstance(doses, Doses):
@@ -175,6 +189,17 @@ def shapes(model, measured, given):
     slope = _called("rhs", simulator.rhs, t, state, *given)
     if jax.tree.structure(slope) != jax.tree.structure(state) or _sizes(slope) != _sizes(state):
         raise ValueError(f"{NAME} rhs returns shape {_sizes(slope)}, initial {_sizes(state)}: the same is wanted")
+    if simulator.doses is not None:
+        doses = _called("doses", simulator.given_doses, *given)
+        if not isinstance(doses, Doses):
+            raise ValueError(f"{NAME} doses returns a {type(doses).__name__}: Doses(times, amounts) is wanted")
+        amounts = [leaf.shape[1:] for leaf in jax.tree.leaves(doses.amounts)]
+        same = jax.tree.structure(doses.amounts) == jax.tree.structure(state)
+        if not same or amounts != [leaf.shape for leaf in jax.tree.leaves(state)]:
+            raise ValueError(
+                f"{NAME} doses have amounts of shape {_sizes(doses.amounts)}: a tree like the state, {_sizes(state)}, "
+                "with the doses as first axis is wanted"
+            )
     seen = _called("observe", model.observe, t, state, *given)
     wanted = () if measured.flat else measured.values.shape[-1:]
     if not hasattr(seen, "shape") or seen.shape not in (wanted, (1,) if measured.flat else wanted):

@@ -42,6 +42,12 @@ class Doses(eqx.Module):
     times: Float[Array, " doses"]
     amounts: PyTree
 
+    def __check_init__(self):
+        for leaf in jax.tree.leaves(self.amounts):
+            if jnp.shape(leaf)[:1] != jnp.shape(self.times):
+                shapes = f"{jnp.shape(self.times)} times and amounts of shape {jnp.shape(leaf)}"
+                raise ValueError(f"Doses has {shapes}: one amount, shaped like the state, for each time is wanted")
+
 
 def _added(t, x: PyTree, amount: PyTree, *given) -> PyTree:
     return jax.tree.map(jnp.add, x, amount)
@@ -220,6 +226,21 @@ class Simulator(eqx.Module):
         time = (found.ts if backwards else found.ts[1])[-1]
         last = jax.tree.map(lambda leaf: leaf[-1], last)
         return states, last, _code(found.result), time, found.stats["num_steps"]
+
+
+def check_methods(name: str, solver, adjoint):
+    """TypeError, in words, for what is no solver or adjoint of diffrax."""
+    for what, value, kind in (
+        ("solver", solver, diffrax.AbstractSolver),
+        ("adjoint", adjoint, diffrax.AbstractAdjoint),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(
+                f"{name} {what} = {value!r}: one of diffrax, such as {_EXAMPLES[what]}, is wanted, or None for a choice"
+            )
+
+
+_EXAMPLES = {"solver": "diffrax.Tsit5() or invhyper.Rodas5P()", "adjoint": "diffrax.ForwardMode()"}
 
 
 def explicit(rtol: float) -> diffrax.AbstractSolver:
