@@ -50,10 +50,11 @@ LOWER = {
     "TGV": lambda: (ih.TGV(IMAGE), {"weight": 0.3, "weight2": 0.4}),
     "Calibration": lambda: (growth(), {"x0": 1.1, "about": np.array([0.6, 3.0])}),
     "Together": lambda: (ih.Together([ih.Ridge(A, Y), ih.Ridge(A_VAL, Y_VAL)]), {"l2": 0.7}),
+    "Population": lambda: (ih.Population([ih.Ridge(A, Y), ih.Ridge(A + 0.1, 2 * Y)]), {"l2": 0.7}),
     "FixedPoint": lambda: (ih.FixedPoint(GradientSteps(jnp.asarray(A), jnp.asarray(Y))), {"l2": 0.7}),
 }
 # Minimisers without constraints: their objective has a word of its own.
-UNCONSTRAINED = {"Ridge", "Logistic", "Smooth", "ElasticNet", "BPDN", "Together", "Calibration"}
+UNCONSTRAINED = {"Ridge", "Logistic", "Smooth", "ElasticNet", "BPDN", "Together", "Population", "Calibration"}
 UNCONSTRAINED |= {"TotalVariation", "HuberTV", "AnalysisL1", "Composite"}
 HYPERGRADIENT = {
     "Implicit": lambda: ih.Implicit(),
