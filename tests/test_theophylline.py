@@ -50,6 +50,12 @@ def test_theophylline(name):
     assert "fixed.lKa" in str(fit) and "12 subjects" in str(fit)
 
 
+@pytest.mark.parametrize("method", [ih.FO(), ih.FOCE(), ih.AGQ(3)], ids=str)
+def test_gradients_of_the_other_methods(method):
+    theta = {**THEOPH_LAPLACE, "sigma": 0.9, "fixed": {"lKe": -2.4, "lKa": 0.3, "lCl": -3.1}}
+    assert gradient_error(theophylline(), method, theta) < 1e-6
+
+
 def test_theophylline_without_covariance_as_nlmer_fits_it():
     population = theophylline()
     fit = population.fit({**THEOPH_START, "omega": np.diag([0.1, 0.3])}, ih.FOCE())
