@@ -64,6 +64,15 @@ def paths(a: PyTree) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
 
 
+def per_row(values: Array, leaf: Array) -> Array:
+    """One value for each row of `leaf`, in a shape that broadcasts against it.
+
+    >>> per_row(np.array([1.0, 2.0]), np.ones((2, 3))).shape
+    (2, 1)
+    """
+    return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
+
+
 def entries(a: PyTree) -> list[str]:
     """A name for each number of the leaves: its path, with an index where the leaf is an array.
 

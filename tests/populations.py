@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import zoo
 from jax.flatten_util import ravel_pytree
+from linear_mixed import LinearMixed, linear_mixed_model
 
 import invhyper as ih
 
@@ -106,9 +106,9 @@ def both(fixed, eta, covariates):
     return {"b": fixed["b"], "eta": eta}
 
 
-def linear_mixed() -> tuple[ih.MixedEffects, dict, zoo.LinearMixed]:
+def linear_mixed() -> tuple[ih.MixedEffects, dict, LinearMixed]:
     """A linear mixed model and its exact likelihood."""
-    model = zoo.linear_mixed_model()
+    model = linear_mixed_model()
     records = [
         ih.Records(np.arange(len(y)), y, {"X": X, "Z": Z}, name=f"S{k}")
         for k, (X, Z, y) in enumerate(zip(model.X, model.Z, model.y, strict=True))

@@ -1,6 +1,5 @@
 """How far a measurement lies from what a model predicts: the variance, as a function of the prediction."""
 
-import difflib
 from typing import ClassVar
 
 import equinox as eqx
@@ -8,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+
+from invhyper.theta import nearest
 
 
 class ErrorModel(eqx.Module):
@@ -30,8 +31,9 @@ class ErrorModel(eqx.Module):
             wanted = ", ".join(map(repr, self.keys))
             if not isinstance(sigma, dict) or set(sigma) != set(self.keys):
                 given = ", ".join(map(repr, sigma)) if isinstance(sigma, dict) else repr(sigma)
-                slips = difflib.get_close_matches(given, self.keys, n=1)
-                hint = f" (did you mean {slips[0]!r}?)" if slips else ""
+                unknown = [key for key in sigma if key not in self.keys] if isinstance(sigma, dict) else []
+                near = nearest(unknown[0], self.keys) if unknown else None
+                hint = f" (did you mean {near!r}?)" if near else ""
                 raise ValueError(f"theta 'sigma' holds {given}{hint}: {name} wants a dict with {wanted}")
             named = {f"sigma.{key}": sigma[key] for key in self.keys}
         for path, value in named.items():

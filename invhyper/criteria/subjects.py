@@ -15,9 +15,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from invhyper import tree
+from invhyper.batches import in_batches
 from invhyper.criteria.error_models import ErrorModel
 from invhyper.criteria.taylor import Expansion, expand
 
+# Subjects computed at once: their arrays stay in the processor's cache, and their modes wait for none but their own.
 MOST = 1024
 
 
@@ -134,10 +136,7 @@ class Subjects(eqx.Module):
             return function(Subject(*shared, times, values, mask, covariates), *row)
 
         rows = (self.times, self.values, self.mask, self.covariates, *rows)
-        size = portion(len(self))
-        if size == len(self):
-            return jax.vmap(one)(*rows)
-        return jax.lax.map(lambda row: one(*row), rows, batch_size=size)
+        return in_batches(lambda row: one(*row), rows, MOST)
 
     def prior(self, theta: PyTree) -> Prior:
         """The density of the random effects, from the symmetric part of theta["omega"]."""
@@ -179,15 +178,6 @@ def stack(predict: Callable, individual: Callable, records: Sequence[Records], e
     )
     covariates = jax.tree.map(lambda *leaves: np.stack(leaves), *[record.covariates for record in records])
     return Subjects(predict, individual, error, times, values, mask, covariates, tuple(names))
-
-
-def portion(subjects: int) -> int:
-    """How many subjects are computed at once: a divisor of their number, so that one program serves every portion.
-
-    A portion stays in the processor's cache, and its modes wait for none but their own.
-    """
-    most = [size for size in range(MOST // 4, min(MOST, subjects) + 1) if subjects % size == 0]
-    return subjects if subjects <= MOST or not most else most[-1]
 
 
 def _check_alike(first_name, first, name, other):

@@ -32,6 +32,9 @@ from invhyper.problem import (
 
 # Gauss-Newton steps until NEAR, or until they are slow below STALLED; exact Newton steps after.
 NEAR, EXACT, STALLED = 1e-5, 1e-13, 1e-3
+# What a margin is the distance to.
+AT_A_BOUND = "a parameter about to reach or to leave its bound"
+OR_A_DOSE = ", or a dose about to meet a measurement, a break or t0"
 # Where those do not arrive Gauss-Newton's have another go, however slow (in a flat valley the Hessian is no guide), and
 # with simulations that look closer: steps are chosen for the state, so that at a state of zero slopes may be anything.
 ATTEMPTS = 2
@@ -296,10 +299,7 @@ class Calibration(LowerLevel):
                 _margin(local, free, self.floor, self.ceiling),
                 nearest_dose(self.model, self.measured, solution.x, theta),
             ),
-            margin_of="a parameter about to reach or to leave its bound"
-            + (
-                ", or a dose about to meet a measurement, a break or t0" if callable(self.model.simulator.doses) else ""
-            ),
+            margin_of=AT_A_BOUND + (OR_A_DOSE if callable(self.model.simulator.doses) else ""),
         )
 
     def defect(self, solution, theta):

@@ -52,13 +52,12 @@ def times_after(t0, measured, doses, breaks):
     if not np.isfinite(t0) or earliest < t0:
         raise ValueError(f"{NAME} times begin at {earliest:g}, before t0 = {t0:g}: start earlier, or leave these out")
     if isinstance(doses, Doses):
-        if np.any(np.isnan(doses.times)) or not all(
-            np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(doses.amounts)
-        ):
+        amounts = jax.tree.leaves(doses.amounts)
+        if np.any(np.isnan(doses.times)) or not all(np.all(np.isfinite(leaf)) for leaf in amounts):
             raise ValueError(f"{NAME} doses hold NaN: numbers are wanted, and infinite times where there is no dose")
-    if isinstance(doses, Doses) and np.min(doses.times, initial=np.inf) < t0:
-        raise ValueError(f"{NAME} doses are given at {np.min(doses.times):g}, before t0 = {t0:g}")
-    if doses is not None and not callable(doses) and not isinstance(doses, Doses):
+        if np.min(doses.times, initial=np.inf) < t0:
+            raise ValueError(f"{NAME} doses are given at {np.min(doses.times):g}, before t0 = {t0:g}")
+    elif doses is not None and not callable(doses):
         raise ValueError(f"{NAME} doses is a {type(doses).__name__}: Doses(times, amounts) or a function is wanted")
     if breaks is not None and (np.ndim(breaks) != 1 or not np.all(np.isfinite(breaks))):
         raise ValueError(f"{NAME} breaks = {breaks}: finite times along one axis are wanted")

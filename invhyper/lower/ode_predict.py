@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from invhyper.lower.rosenbrock import Rodas5P
-from invhyper.lower.simulator import FORWARD, REACHED, Doses, Simulator
+from invhyper.lower.simulator import FORWARD, REACHED, Doses, Simulator, check_methods
 
 
 class OdePredict(eqx.Module):
@@ -65,6 +65,7 @@ def ode_predict(
     for name, function in (("rhs", rhs), ("initial", initial), ("observe", observe)):
         if not callable(function):
             raise TypeError(f"ode_predict {name} is a {type(function).__name__}: a function is wanted")
+    check_methods("ode_predict", solver)
     for name, value in (("rtol", rtol), ("atol", atol), ("max_steps", max_steps)):
         if not value > 0:
             raise ValueError(f"ode_predict {name} = {value!r}: a positive number is wanted")

@@ -11,6 +11,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
+from invhyper import tree
+from invhyper.batches import in_batches
 from invhyper.problem import CONVERGED, NOT_FINITE, Linearisation, LowerLevel, Solution, sentence
 
 # Subjects that are solved in step: a batch takes as long as its slowest one, and its arrays fit the cache.
@@ -108,14 +110,7 @@ class Population(LowerLevel):
     def _each(self, function: Callable, *trees: PyTree, instead=None) -> PyTree:
         """function(lower, *rows) of every subject, rows: its parts of trees; `instead`: the subjects taken for them."""
         numbers, one = self._split()
-        batches = -(-self.size // BATCH)
-        batch = -(-self.size // batches)
-        # The last batch is filled up with the last subject: batches of another size would be another program.
-        which = np.minimum(np.arange(batches * batch), self.size - 1).reshape(batches, batch)
-        which = which if instead is None else instead[which]
-        rows = jax.tree.map(lambda leaf: leaf[which], (numbers, *trees))
-        found = jax.lax.map(jax.vmap(lambda row: function(one(row[0]), *row[1:])), rows)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: self.size], found)
+        return in_batches(lambda row: function(one(row[0]), *row[1:]), (numbers, *trees), BATCH, instead)
 
     # The model, where the subjects are calibrations
 
@@ -134,7 +129,7 @@ class Population(LowerLevel):
         # Another subject takes the place of one that failed, so that nothing infinite enters the derivatives.
         instead = jnp.where(found, jnp.arange(self.size), jnp.argmax(found)) if self.skip_failed else None
         deviations = self._each(lambda lower, p: lower.deviations(p, theta)[0], p, instead=instead)
-        return jnp.where(_like(found, deviations), deviations, 0.0) if self.skip_failed else deviations
+        return jnp.where(tree.per_row(found, deviations), deviations, 0.0) if self.skip_failed else deviations
 
     # The lower level
 
@@ -191,7 +186,7 @@ class Population(LowerLevel):
         good = _converged(memo)
         if not self.skip_failed:
             return Solution(found.x, jnp.max(found.error), jnp.max(found.steps), jnp.max(found.result), memo)
-        x = jax.tree.map(lambda leaf: jnp.where(_like(good, leaf), leaf, jnp.nan), found.x)
+        x = jax.tree.map(lambda leaf: jnp.where(tree.per_row(good, leaf), leaf, jnp.nan), found.x)
         code = jnp.where(jnp.any(good), CONVERGED, NOT_FINITE)
         error = jnp.where(jnp.any(good), jnp.max(jnp.where(good, found.error, 0.0)), jnp.inf)
         return Solution(x, error, jnp.max(found.steps), code, memo)
@@ -291,10 +286,6 @@ def _rows(v: PyTree, keep) -> Array:
 def _as(structure: PyTree, flat: Array) -> PyTree:
     """A flat vector as a tree of this structure."""
     return ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structure))[1](flat)
-
-
-def _like(mask, leaf):
-    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
 
 
 def _stacked(subjects: list[LowerLevel]) -> LowerLevel:

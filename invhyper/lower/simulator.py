@@ -129,8 +129,7 @@ class Simulator(eqx.Module):
 
     def finer(self) -> "Simulator":
         """The same at a tenth of the tolerances and in more steps: what a result changes by is about its error."""
-        fields = FINER * self.rtol, FINER * self.atol
-        return eqx.tree_at(lambda s: (s.rtol, s.atol), self.closer(True), fields)
+        return replace(self.closer(True), rtol=FINER * self.rtol, atol=FINER * self.atol)
 
     def closer(self, when) -> "Simulator":
         """The same in more steps, where `when` is true."""
@@ -167,7 +166,7 @@ class Simulator(eqx.Module):
         stretch has no length: by Taylor's series.
         """
         if not callable(self.doses):
-            return jax.tree.map(lambda leaf, x: jnp.where(_like(reached, leaf), x, leaf), states, start), last
+            return jax.tree.map(lambda leaf, x: jnp.where(tree.per_row(reached, leaf), x, leaf), states, start), last
         inside = None if self.breaks is None else _inside(begin, jnp.inf)
 
         def slope(t, x):
@@ -178,8 +177,8 @@ class Simulator(eqx.Module):
         length = jnp.where(end == begin, end - begin, 0.0)
 
         def series(leaf, h, reached, x, v, a):
-            h = _like(h, leaf)
-            return jnp.where(_like(reached, leaf), x + h * v + 0.5 * h**2 * a, leaf)
+            h = tree.per_row(h, leaf)
+            return jnp.where(tree.per_row(reached, leaf), x + h * v + 0.5 * h**2 * a, leaf)
 
         here = start, speed, bend
         states = jax.tree.map(lambda leaf, *row: series(leaf, since, reached, *row), states, *here)
@@ -228,19 +227,16 @@ class Simulator(eqx.Module):
         return states, last, _code(found.result), time, found.stats["num_steps"]
 
 
-def check_methods(name: str, solver, adjoint):
+def check_methods(name: str, solver, adjoint=None):
     """TypeError, in words, for what is no solver or adjoint of diffrax."""
-    for what, value, kind in (
-        ("solver", solver, diffrax.AbstractSolver),
-        ("adjoint", adjoint, diffrax.AbstractAdjoint),
+    for what, value, kind, example in (
+        ("solver", solver, diffrax.AbstractSolver, "diffrax.Tsit5() or invhyper.Rodas5P()"),
+        ("adjoint", adjoint, diffrax.AbstractAdjoint, "diffrax.ForwardMode()"),
     ):
         if value is not None and not isinstance(value, kind):
             raise TypeError(
-                f"{name} {what} = {value!r}: one of diffrax, such as {_EXAMPLES[what]}, is wanted, or None for a choice"
+                f"{name} {what} = {value!r}: one of diffrax, such as {example}, is wanted, or None for a choice"
             )
-
-
-_EXAMPLES = {"solver": "diffrax.Tsit5() or invhyper.Rodas5P()", "adjoint": "diffrax.ForwardMode()"}
 
 
 def explicit(rtol: float) -> diffrax.AbstractSolver:
@@ -267,7 +263,3 @@ def _within(t, interval):
 def _code(result) -> Array:
     limit = jnp.where(result == diffrax.RESULTS.max_steps_reached, STEP_LIMIT, STUCK)
     return jnp.where(result == diffrax.RESULTS.successful, REACHED, limit)
-
-
-def _like(mask, leaf):
-    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))

@@ -11,7 +11,6 @@ from invhyper.criteria.error_models import ErrorModel
 from invhyper.criteria.likelihood import LOG_TWO_PI, Method
 from invhyper.criteria.subjects import Records, Subjects, stack
 from invhyper.lower.mixed_effects import RandomEffects
-from invhyper.population.estimates import PopulationFit
 from invhyper.population.fit import fit
 from invhyper.problem import Bilevel
 from invhyper.theta import call
@@ -128,44 +127,7 @@ class MixedEffects:
         value = self.problem(method).value(theta)
         return value + (LOG_TWO_PI * self.subjects.measurements if full else 0.0)
 
-    def fit(
-        self,
-        theta0: PyTree,
-        method: Method,
-        *,
-        skip_failed: bool = False,
-        tol: float | None = None,
-        steps: int | None = None,
-        seconds: float | None = None,
-        watch: Sequence[Callable] = (),
-    ) -> PopulationFit:
-        """The theta that maximises the likelihood by a method, and what it says of every subject.
-
-        The search follows exact gradients (`tune`, L-BFGS-B) and ends with Newton's steps; fixed effects are searched
-        as they are, omega by its Cholesky factor, sigma in logarithms. Standard errors are those of the observed
-        information, the Hessian of -log L, from differences of the exact gradient.
-
-        **Arguments**: `theta0`: the start. Covariances that are zero in theta0["omega"] stay zero: a diagonal start is
-        fitted as a diagonal matrix, a full one wants numbers off its diagonal. `skip_failed`: True goes on without
-        subjects whose random effects are not found at theta0, and lists them in `failed`; the search never takes a step
-        to where one of the others fails. `tol`, `steps`, `seconds`, `watch`: as for `tune`.
-
-        Raises ValueError for a bad theta0, `NotConverged` where a subject fails at theta0; it is named.
-
-        >>> import jax.numpy as jnp, numpy as np, invhyper as ih
-        >>> t = np.arange(4.0)
-        >>> records = [ih.Records(t, 4 * np.exp(-k * t) + 0.1 * np.cos(9 * k * t)) for k in (0.3, 0.5, 0.6, 0.8)]
-        >>> cells = ih.MixedEffects(
-        ...     predict=lambda phi, covariates, t: 4 * jnp.exp(-phi * t),
-        ...     individual=lambda fixed, eta, covariates: fixed["rate"] + eta[0],
-        ...     records=records, error=ih.AdditiveError(),
-        ... )
-        >>> start = {"fixed": {"rate": 0.4}, "omega": np.array([[0.1]]), "sigma": 0.2}
-        >>> found = cells.fit(start, ih.FOCEI())
-        >>> float(found.theta["fixed"]["rate"].round(2)), float(found.standard_errors["fixed"]["rate"].round(2))
-        (0.55, 0.09)
-        """
-        return fit(self, theta0, method, skip_failed=skip_failed, tol=tol, steps=steps, seconds=seconds, watch=watch)
+    fit = fit
 
     def __repr__(self):
         return f"MixedEffects({len(self)} subjects, {self.subjects.measurements} measurements)"
