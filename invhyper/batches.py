@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 
@@ -19,9 +18,18 @@ def in_batches(function: Callable, rows: PyTree, most: int, instead=None) -> PyT
     size = jax.tree.leaves(rows)[0].shape[0]
     batches = -(-size // most)
     batch = -(-size // batches)
-    if batches == 1 and instead is None:
+    if instead is not None:
+        rows = jax.tree.map(lambda leaf: leaf[instead], rows)
+    if batches == 1:
         return jax.vmap(function)(rows)
-    which = np.minimum(np.arange(batches * batch), size - 1).reshape(batches, batch)
-    which = which if instead is None else instead[which]
-    found = jax.lax.map(jax.vmap(function), jax.tree.map(lambda leaf: jnp.asarray(leaf)[which], rows))
+    found = jax.lax.map(jax.vmap(function), jax.tree.map(lambda leaf: _split(leaf, batches, batch), rows))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], found)
+
+
+def _split(leaf, batches: int, batch: int):
+    """(batches, batch, ...): the rows in order, and the last one again where there are not enough."""
+    leaf = jnp.asarray(leaf)
+    more = batches * batch - leaf.shape[0]
+    if more:
+        leaf = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], more, axis=0)])
+    return leaf.reshape(batches, batch, *leaf.shape[1:])

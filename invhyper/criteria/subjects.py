@@ -20,7 +20,7 @@ from invhyper.criteria.error_models import ErrorModel
 from invhyper.criteria.taylor import Expansion, expand
 
 # Subjects computed at once: their arrays stay in the processor's cache, and their modes wait for none but their own.
-MOST = 1024
+MOST = 512
 
 
 @dataclass(frozen=True)
