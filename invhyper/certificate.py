@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import tree
+from invhyper.bilevel import Bilevel
 from invhyper.hypergradient.implicit import Implicit
-from invhyper.problem import Bilevel
 
 EACH_COORDINATE_UP_TO = 20
 DRAWN_DIRECTIONS = 5

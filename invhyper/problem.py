@@ -1,9 +1,9 @@
-"""The two levels and what passes between them.
+"""What a problem is made of, and what passes between its two levels.
 
     minimise over theta   F(theta) = C(x*(theta), theta),   where x*(theta) solves R(x, theta) = 0.
 
-`LowerLevel` defines x*, `Bilevel` adds the criterion C, and `Linearisation` is the seam between a lower level and its
-derivative: on the stratum where the solution lives, A dc + B dtheta = 0 and dx = P dc.
+`LowerLevel` defines x*, `Iteration` a process that leads there or elsewhere, and `Linearisation` is the seam between a
+lower level and its derivative: on the stratum where the solution lives, A dc + B dtheta = 0 and dx = P dc.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,14 @@ PLAIN_LOOKUP = object.__getattribute__
 
 
 class NotConverged(RuntimeError):
-    """The lower level or the adjoint stopped short of its tolerance; the message says by how much and what to do."""
+    """The lower level or the adjoint stopped short of its tolerance; the message says by how much and what to do.
+
+    `evaluation`: what is known all the same, above all the hypergradient of the finite part of a run that diverged.
+    """
+
+    def __init__(self, message: str = "", evaluation: "Evaluation | None" = None):
+        super().__init__(message)
+        self.evaluation = evaluation
 
 
 class Solution(eqx.Module):
@@ -121,6 +128,21 @@ class Iteration(eqx.Module):
         """The x that belongs to a state."""
         raise NotImplementedError
 
+    def measure(self, state: PyTree, theta: PyTree, t: Array) -> Array:
+        """What must stay finite while it runs: the loss of an optimiser, here the norm of the state."""
+        return tree.norm(state)
+
+    def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:
+        """Lower and upper bounds of theta, trees like theta."""
+        return unbounded(theta)
+
+    def check(self, theta: PyTree, steps: int | None = None):
+        """ValueError for a theta that this process cannot run with, for `steps` steps if that is known."""
+
+    def varies(self, theta: PyTree) -> bool:
+        """Whether the step depends on t at this theta."""
+        return not self.stationary
+
 
 class LowerLevel(eqx.Module):
     """One way of defining x*(theta). Subclasses give `solve` and either `residual` (then `linearise` follows by
@@ -187,8 +209,7 @@ class LowerLevel(eqx.Module):
 
     def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:
         """Lower and upper bounds of theta, trees like theta."""
-        unbounded = jax.tree.map(lambda leaf: np.full(jnp.shape(leaf), np.inf), theta)
-        return jax.tree.map(np.negative, unbounded), unbounded
+        return unbounded(theta)
 
     def iteration(self) -> Iteration:
         """The process that solves this problem, for `Unrolled`; a TypeError with the reason where there is none."""
@@ -214,6 +235,9 @@ class LowerLevel(eqx.Module):
         """theta with array leaves, or a ValueError that names what is wrong: key, value, bound (if concrete)."""
         return check_theta(self, theta)
 
+    def check_run(self, theta: PyTree, steps: int | None):
+        """ValueError if `iteration` cannot make a run of `steps` steps at this theta."""
+
 
 def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
     """The same solution with `result` said in words (host code says it itself)."""
@@ -237,61 +261,6 @@ def sentence(lower: LowerLevel, solution: Solution, tol: float) -> Solution:
     else:
         said = f"{name} stopped at {error:.1e}, above tol {tol:.1e}, after {steps} steps: raise max_steps or loosen tol"
     return Solution(solution.x, error, steps, said, solution.memo)
-
-
-class Bilevel(eqx.Module):
-    """F(theta) = C(x*(theta), theta): a lower level and a criterion.
-
-    `criterion(x, theta)` is a JAX function that returns a scalar. One with a method `bind(lower)` is told its lower
-    level; one with `given(solution)` is told the solution, whose memo may spare it work; one with `check(theta)` sees
-    theta before anything is solved.
-
-    >>> import numpy as np, invhyper as ih
-    >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
-    >>> problem.value({"l2": 1.0})
-    0.25
-    """
-
-    __getattribute__ = PLAIN_LOOKUP
-
-    lower: LowerLevel
-    criterion: Callable
-
-    def __init__(self, lower: LowerLevel, criterion: Callable):
-        if not isinstance(lower, LowerLevel):
-            raise TypeError(f"Bilevel wants a LowerLevel first; it was given {type(lower).__name__}")
-        criterion = criterion.bind(lower) if hasattr(criterion, "bind") else criterion
-        if not callable(criterion):
-            raise TypeError(f"Bilevel wants a criterion(x, theta); it was given {type(criterion).__name__}")
-        self.lower = lower
-        self.criterion = criterion
-
-    def check(self, theta: PyTree) -> PyTree:
-        """theta checked by the lower level, and by the criterion if that has a method `check(theta)`."""
-        theta = self.lower.check(theta)
-        if hasattr(self.criterion, "check"):
-            self.criterion.check(theta)
-        return theta
-
-    def value(self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None) -> float:
-        """F(theta) alone: one lower-level solve, no derivative."""
-        return self.solve_and_value(theta, tol, start)[1]
-
-    def solve_and_value(
-        self, theta: PyTree, tol: float = 1e-8, start: Solution | None = None
-    ) -> tuple[Solution, float]:
-        """The lower-level solution at theta, and F there."""
-        theta = self.check(theta)
-        solution = solve(self.lower, theta, start=start, tol=tol)
-        # What varies from call to call stays out of the compiled program, and so does a memo that nobody asks for.
-        asked = hasattr(self.criterion, "given")
-        kept = Solution(solution.x, memo=solution.memo if asked else None)
-        return solution, float(_value(self.criterion, kept, theta))
-
-
-def given(criterion: Callable, solution: Solution) -> Callable:
-    """The criterion, told what the solve has left behind if it asks for that."""
-    return criterion.given(solution) if hasattr(criterion, "given") else criterion
 
 
 def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, tol=1e-8, throw: bool = True) -> Solution:
@@ -335,6 +304,7 @@ def _solve(lower, theta, start, tol):
     return lower.solve(theta, start=start, tol=tol, throw=False)
 
 
-@eqx.filter_jit
-def _value(criterion, solution, theta):
-    return given(criterion, solution)(solution.x, theta)
+def unbounded(theta: PyTree) -> tuple[PyTree, PyTree]:
+    """Bounds that bound nothing."""
+    infinite = jax.tree.map(lambda leaf: np.full(jnp.shape(leaf), np.inf), theta)
+    return jax.tree.map(np.negative, infinite), infinite

@@ -35,8 +35,8 @@ import numpy as np
 import scipy.sparse
 
 from invhyper import parameters
+from invhyper.bilevel import Bilevel
 from invhyper.criteria.validation import HeldOut, KFold
-from invhyper.problem import Bilevel
 
 MODELS = ("ElasticNet", "BPDN", "Ridge", "Logistic")
 SEARCHES = ("Bracket", "LBFGSB", "Adam", "Descent")

@@ -11,9 +11,12 @@ from jaxtyping import PyTree
 from invhyper import tree
 
 
-def check_theta(lower, theta: PyTree) -> PyTree:
-    """Keys, types, finiteness and bounds of theta in a lower level, checked before anything is solved."""
-    name = type(lower).__name__
+def check_theta(lower, theta: PyTree, name: str | None = None) -> PyTree:
+    """Keys, types, finiteness and bounds of theta in a lower level, checked before anything is solved.
+
+    `name`: what the sentences call it, if not by its class.
+    """
+    name = type(lower).__name__ if name is None else name
     if lower.keys is not None:
         if not isinstance(theta, dict):
             kind = type(theta).__name__
@@ -46,7 +49,7 @@ def check_theta(lower, theta: PyTree) -> PyTree:
             raise ValueError(f"theta {path!r} = {shown} is below its bound {np.min(low):g} in {name}")
         if np.any(value > high):
             shown = _first(value, value > high)
-            raise ValueError(f"theta {path!r} = {shown} is above its bound {np.max(high):g} in {name}")
+            raise ValueError(f"theta {path!r} = {shown} is above its bound {_limit(high, shown)} in {name}")
     return theta
 
 
@@ -95,6 +98,12 @@ def call(function: Callable, theta: PyTree, name: str, slips=()):
 
 def _listed(names) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def _limit(high, shown: str) -> str:
+    """The bound in digits enough to differ from the value that is above it."""
+    short = f"{np.max(high):g}"
+    return short if short != shown.split()[0] else f"{np.max(high):.16g}"
 
 
 def _first(value, where) -> str:

@@ -8,7 +8,6 @@ import pytest
 import zoo
 
 import invhyper as ih
-from invhyper.iterations.gradient_descent import GradientDescent
 
 
 def ridge(solver=None, n=60, p=30):
@@ -70,8 +69,11 @@ def test_error_estimate_where_its_own_solves_are_loose():
 
 
 def test_estimate_of_a_fixed_point():
-    lower = ih.FixedPoint(GradientDescent(ih.Ridge(np.eye(2), np.ones(2)), 0.3))
-    evaluation = ih.Implicit(estimate=True)(ih.Bilevel(lower, ih.Truth(np.ones(2))), {"l2": 1.0}, tol=1e-3)
+    def loss(x, theta):
+        return 0.5 * jnp.sum((x - 1) ** 2) + 0.5 * theta["l2"] * jnp.sum(x**2)
+
+    steps = ih.GradientDescent(loss, np.zeros(2), ih.Constant(0.3))
+    evaluation = ih.Implicit(estimate=True)(ih.Bilevel(steps, ih.Truth(np.ones(2))), {"l2": 1.0}, tol=1e-3)
     error = abs(evaluation.gradient["l2"] - 0.25)
     assert 0.5 <= evaluation.certificate.error_estimate / error <= 2
 

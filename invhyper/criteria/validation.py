@@ -9,10 +9,10 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, PyTree
 
+from invhyper.bilevel import Bilevel
 from invhyper.operators.mask import Mask
 from invhyper.operators.operator import Composition, Operator
 from invhyper.operators.sparse import Sparse
-from invhyper.problem import Bilevel
 from invhyper.theta import call
 from invhyper.together import Together
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from invhyper import tree
-from invhyper.problem import Bilevel, Evaluation, NotConverged
+from invhyper.bilevel import Bilevel
+from invhyper.problem import Evaluation, NotConverged
 
 # Tolerances are tightened by a tenth at a time, this often at most.
 MOST = 7

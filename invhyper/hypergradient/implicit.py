@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import linear_solvers, tree
+from invhyper.bilevel import Bilevel, given
 from invhyper.hypergradient import discretisation
 from invhyper.hypergradient.adjoint import (
     adjoint_tol,
@@ -25,13 +26,11 @@ from invhyper.hypergradient.adjoint import (
 from invhyper.hypergradient.callback import implicit_layer
 from invhyper.problem import (
     PLAIN_LOOKUP,
-    Bilevel,
     Certificate,
     Evaluation,
     LowerLevel,
     NotConverged,
     Solution,
-    given,
     has_failed,
     restart,
     sentence,

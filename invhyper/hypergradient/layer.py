@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from jaxtyping import PyTree
 
+from invhyper.fixed_point import as_lower
 from invhyper.hypergradient.implicit import Implicit
-from invhyper.problem import LowerLevel
+from invhyper.problem import Iteration, LowerLevel
 
 
-def layer(lower: LowerLevel, hypergradient=None, *, tol: float = 1e-8) -> Callable[[PyTree], PyTree]:
+def layer(lower: LowerLevel | Iteration, hypergradient=None, *, tol: float = 1e-8) -> Callable[[PyTree], PyTree]:
     """x*(theta) as a differentiable function of theta, and of the data that `lower` holds.
 
     Host lower levels run in a callback (solve, polish and adjoint in NumPy/SciPy); traced ones are compiled in. The
@@ -20,4 +21,4 @@ def layer(lower: LowerLevel, hypergradient=None, *, tol: float = 1e-8) -> Callab
     -0.5
     """
     hypergradient = Implicit() if hypergradient is None else hypergradient
-    return hypergradient.layer(lower, tol)
+    return hypergradient.layer(as_lower(lower), tol)

@@ -1,88 +1,146 @@
-"""The hypergradient of a finite run: reverse mode through the steps of an iteration."""
+"""The hypergradient of a finite run in reverse mode: backpropagation through its steps."""
 
-from typing import ClassVar
+import warnings
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+import numpy as np
 
 from invhyper import tree
-from invhyper.hypergradient.implicit import certify
-from invhyper.problem import Bilevel, Evaluation, LowerLevel, NotConverged, Solution, restart
+from invhyper.hypergradient.run import CHECKPOINTED, STORED, Run, check_steps, moved, tape, weight
+from invhyper.problem import restart
 
 
-class Unrolled(eqx.Module):
-    """The derivative of C(x_T(theta), theta), x_T the output after T steps of `lower.iteration()`, in reverse mode.
+class Unrolled(Run):
+    """The derivative of C(x_T(theta), theta), x_T the output after T steps of an iteration, in reverse mode.
 
-    It is the exact slope of the truncated run, whatever its distance to the fixed point; the certificate's
-    `lower_residual` is the last relative change of the state. Memory grows with `steps`.
+        lambda_T = grad_x C,   lambda_t = (d step_t / d state)^T lambda_{t+1},
+        grad F = grad_theta C + sum_t (d step_t / d theta)^T lambda_{t+1}
 
-    **Arguments**: `steps`: the number of steps T, at least 1.
+    It is the exact slope of the run of T steps, whatever its distance to a fixed point; the certificate's
+    `lower_residual` is the last relative change of the state. One pass serves any number of hyperparameters.
+
+    **Arguments**: `steps`: the number of steps T, at least 1; `window`: differentiate the last `window` steps alone
+    (truncated backpropagation; at a fixed point that is `Neumann(window)`), None: all; `checkpoints`: states that are
+    kept at once. Between them steps are computed again, in binomial fashion, so that memory grows like their number.
+    None keeps all it needs of every step while that is below 256 MiB, then the states alone, then as many of them as
+    fit, about sqrt(2 T) at least.
 
     **Calling** is as for `Implicit`; a `warm` evaluation starts the run at its x. Raises TypeError if the lower level
-    has no iteration, `NotConverged` if the run left the finite numbers (`tol` is not asked of it).
+    has no iteration; `NotConverged` if the run left the finite numbers: it says at which step, and carries the
+    hypergradient of the longest finite run (`evaluation`). `tol` is not asked of it. Warns where few hyperparameters
+    and a long tape make `Forward` cheaper.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
     >>> round(float(ih.Unrolled(50)(problem, {"l2": 1.0}).gradient["l2"]), 6)
     0.25
 
-    Franceschi et al. (2017), proceedings.mlr.press/v70/franceschi17a.
+    Franceschi et al. (2017), proceedings.mlr.press/v70/franceschi17a; windows: Shaban et al. (2019),
+    proceedings.mlr.press/v89/shaban19a; checkpoints: Stumm and Walther (2010), doi:10.1137/080742439.
     """
 
-    # Its value is that of the run, known to rounding however far the run is from its limit.
-    of_a_run: ClassVar[bool] = True
     steps: int
+    window: int | None = None
+    checkpoints: int | None = None
 
     def __check_init__(self):
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"Unrolled steps = {self.steps!r}: a whole number, at least 1, is wanted")
+        check_steps("Unrolled", self.steps)
+        if self.window is not None:
+            check_steps("Unrolled", self.window, "window")
+            if self.window > self.steps:
+                raise ValueError(
+                    f"Unrolled window = {self.window} is longer than its steps = {self.steps}: a number up to "
+                    "that, or None for all, is wanted"
+                )
+        if self.checkpoints is not None:
+            check_steps("Unrolled", self.checkpoints, "checkpoints")
 
-    def __call__(
-        self, problem: Bilevel, theta: PyTree, *, warm: Evaluation | None = None, tol: float = 1e-8, throw: bool = True
-    ) -> Evaluation:
-        theta = problem.check(theta)
-        start = None if warm is None else Solution(warm.solution.x)
-        value, x, change, gradient = _evaluate(self, problem, theta, start)
-        name = type(problem.lower).__name__
-        said = f"{name} ran {self.steps} steps; the last moved the state by {float(change):.1e} of its norm"
-        solution = Solution(x, float(change), self.steps, said)
-        certificate = certify(solution, 0.0, float("inf"), "", None)
-        gradient = tree.to_numpy(gradient)
-        finite = jnp.isfinite(value) and all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
-        if throw and not finite:
-            raise NotConverged(
-                f"{type(problem.lower).__name__} left the finite numbers within {self.steps} steps: "
-                "lower the step size or the number of steps"
-            )
-        return Evaluation(float(value), gradient, solution, None, certificate)
+    def differentiated(self, problem, theta, start, stop, tol):
+        return _evaluate(self, problem, theta, start, stop)
 
-    def layer(self, lower: LowerLevel, tol: float = 1e-8):
-        """theta -> x_T(theta), differentiable by JAX itself."""
+    def layer(self, lower, tol: float = 1e-8):
+        """theta -> x_T(theta), differentiable by JAX itself, in reverse mode."""
         lower.iteration()
-        return lambda theta: _run(self, lower, lower.check(theta), None)[0]
+
+        def run(theta):
+            theta = lower.check(theta)
+            lower.check_run(theta, self.steps)
+            return _run(self, lower, theta, None, None)[0]
+
+        return run
 
 
 @eqx.filter_jit
-def _evaluate(method, problem, theta, start):
+def _evaluate(method, problem, theta, start, stop):
     def criterion(theta):
-        x, change = _run(method, problem.lower, theta, start)
-        return problem.criterion(x, theta), (x, change)
+        x, change, steps = _run(method, problem.lower, theta, start, stop)
+        return problem.criterion(x, theta), (x, change, steps)
 
-    (value, (x, change)), gradient = jax.value_and_grad(criterion, has_aux=True)(jax.tree.map(jnp.asarray, theta))
-    return value, x, change, gradient
+    (value, (x, change, steps)), gradient = jax.value_and_grad(criterion, has_aux=True)(theta)
+    return value, x, change, gradient, steps
 
 
-def _run(method, lower, theta, start):
+def _run(method, lower, theta, start, stop):
+    """x_T, the last change and T; `stop`: end there if that is earlier."""
     iteration = lower.iteration()
     state = iteration.init(theta, restart(lower, theta, start))
+    change = jnp.zeros((), jnp.result_type(*jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))))
+    last = method.steps if stop is None else stop
+    first = 0
+    if method.window is not None and method.window < method.steps:
+        first = jnp.maximum(last - method.window, 0)
+        held, state = jax.lax.stop_gradient((theta, state))
+
+        def unseen(t, carry):
+            after = iteration.step(carry[0], held, t)
+            return after, moved(after, carry[0])
+
+        state, change = jax.lax.stop_gradient(jax.lax.fori_loop(0, first, unseen, (state, change)))
 
     def step(carry, t):
         state, _ = carry
-        return (iteration.step(state, theta, t), state), None
+        after = iteration.step(state, theta, t)
+        return after, moved(after, state)
 
-    (state, before), _ = jax.lax.scan(step, (state, state), jnp.arange(method.steps))
-    size = tree.norm(jax.tree.map(jax.lax.stop_gradient, state))
-    moved = tree.norm(jax.tree.map(jax.lax.stop_gradient, tree.subtract(state, before)))
-    return iteration.output(state), moved / jnp.where(size == 0, 1, size)
+    seen = method.steps if method.window is None else method.window
+    checkpoints = _plan(method, iteration, state, theta, seen)
+    if stop is None and checkpoints is None:
+        carry, _ = jax.lax.scan(lambda carry, t: (step(carry, t), None), (state, change), first + jnp.arange(seen))
+    elif stop is None and checkpoints >= seen:
+        again = jax.checkpoint(lambda carry, t: (step(carry, t), None))
+        carry, _ = jax.lax.scan(again, (state, change), first + jnp.arange(seen))
+    else:
+        state, change, _ = eqxi.while_loop(
+            lambda carry: carry[2] < last,
+            lambda carry: (*step(carry[:2], carry[2]), carry[2] + 1),
+            (state, change, jnp.asarray(first, int)),
+            max_steps=seen,
+            kind="checkpointed",
+            checkpoints=checkpoints,
+        )
+        carry = state, change
+    state, change = carry
+    return iteration.output(state), change, jnp.asarray(last)
+
+
+def _plan(method, iteration, state, theta, steps) -> int | None:
+    """How many states to keep; None: all that the transposed steps need, and no step is computed twice."""
+    if method.checkpoints is not None:
+        return method.checkpoints
+    each = tape(iteration, state, theta)
+    if steps * each <= STORED:
+        return None
+    least = int(np.ceil(np.sqrt(2 * steps)))
+    few, kept = tree.size(theta), min(steps, max(least, STORED // max(weight(state), 1)))
+    if 1 + few < CHECKPOINTED and kept < steps:
+        mib = 2.0**-20
+        warnings.warn(
+            f"Unrolled({method.steps}) would keep {steps * each * mib:.0f} MiB of its steps and computes them twice "
+            f"instead, about {CHECKPOINTED} times the work of the run; Forward({method.steps}) carries {few} tangent"
+            f"{'s' * (few > 1)}, about {1 + few} times the run and {(1 + few) * weight(state) * mib:.1f} MiB",
+            stacklevel=2,
+        )
+    return kept

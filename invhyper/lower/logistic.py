@@ -12,10 +12,9 @@ from jaxtyping import Array, Float
 
 from invhyper import linear_solvers
 from invhyper.criteria.validation import log_loss
-from invhyper.iterations.gradient_descent import GradientDescent
 from invhyper.lower.data import check_weight, design_and_target, nonnegative
 from invhyper.lower.minimum import Minimum
-from invhyper.lower.ridge import one_over_curvature
+from invhyper.lower.ridge import descent
 from invhyper.operators.sparse import Sparse
 
 
@@ -96,7 +95,7 @@ class Logistic(Minimum):
             return (self.A @ v) @ self.A / (4 * self.A.shape[0])
 
         curvature = linear_solvers.largest_eigenvalue(bound, jnp.zeros(self.A.shape[1]))
-        return GradientDescent(self, jax.tree_util.Partial(one_over_curvature, curvature))
+        return descent(self, self.first(None), curvature)
 
     def _bend(self, x):
         """The curvature of each row's loss in its prediction."""

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from invhyper import linear_solvers
-from invhyper.iterations.gradient_descent import GradientDescent
+from invhyper.iterations.optimisers import GradientDescent
+from invhyper.iterations.schedules import Constant
 from invhyper.lower.data import check_weight, design_and_target, nonnegative
 from invhyper.lower.minimum import definite, refined
 from invhyper.operators.sparse import Sparse
@@ -95,7 +96,7 @@ class Ridge(LowerLevel):
     def iteration(self):
         """Gradient descent with the step 1/L, L = the largest eigenvalue of A^T A plus the largest l2."""
         curvature = linear_solvers.largest_eigenvalue(lambda v: self.A.T @ (self.A @ v), jnp.zeros(self.A.shape[1]))
-        return GradientDescent(self, jax.tree_util.Partial(one_over_curvature, curvature))
+        return descent(self, np.zeros(self.A.shape[1], self.A.dtype), curvature)
 
     def _product(self, theta) -> Callable:
         return lambda v: self.A.T @ (self.A @ v) + theta["l2"] * v
@@ -123,6 +124,11 @@ class Ridge(LowerLevel):
         return refined(self._product(theta), rhs, small_side, 1e-15, 4)
 
 
-def one_over_curvature(curvature, theta):
-    """1 / (curvature + the largest l2)."""
+def descent(lower: LowerLevel, start, curvature) -> GradientDescent:
+    """Gradient descent on the objective with the step 1 / (curvature + the largest l2)."""
+    size = Constant(jax.tree_util.Partial(_one_over_curvature, curvature))
+    return GradientDescent(jax.tree_util.Partial(type(lower).objective, lower), start, size)
+
+
+def _one_over_curvature(curvature, theta):
     return 1 / (curvature + jnp.max(jnp.asarray(theta["l2"])))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from invhyper.iterations.gradient_descent import GradientDescent
+from invhyper.iterations.optimisers import GradientDescent
+from invhyper.iterations.schedules import Constant
 from invhyper.lower.minimum import Minimum
 
 
@@ -62,7 +63,7 @@ class Smooth(Minimum):
         """Gradient descent with the constant `step`."""
         if self.step is None:
             raise TypeError("Smooth knows no safe step for gradient descent: give one, Smooth(loss, start, step=0.1)")
-        return GradientDescent(self, self.step)
+        return GradientDescent(self.loss_function, self.start, Constant(self.step))
 
 
 def _start_leaf(leaf):

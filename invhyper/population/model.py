@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from invhyper.bilevel import Bilevel
 from invhyper.criteria.error_models import ErrorModel
 from invhyper.criteria.likelihood import LOG_TWO_PI, Method
 from invhyper.criteria.subjects import Records, Subjects, stack
 from invhyper.lower.mixed_effects import RandomEffects
 from invhyper.population.fit import fit
-from invhyper.problem import Bilevel
 from invhyper.theta import call
 
 

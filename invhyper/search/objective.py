@@ -9,8 +9,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from invhyper.bilevel import Bilevel
+from invhyper.hypergradient.run import warm_start
 from invhyper.parameters import Parameters, Vector
-from invhyper.problem import Bilevel, Certificate, Evaluation, NotConverged
+from invhyper.problem import Certificate, Evaluation, NotConverged
 from invhyper.report import Step
 
 DEFAULT_TOL = 1e-6
@@ -114,7 +116,8 @@ class Objective:
         theta = self.parameters.natural(u)
         self.solves += 1
         try:
-            evaluation = self.hypergradient(self.problem, theta, warm=self._nearest(u), tol=tol)
+            warm = warm_start(self.hypergradient, self._nearest(u))
+            evaluation = self.hypergradient(self.problem, theta, warm=warm, tol=tol)
         except FAILURES as failure:
             if self._last is None:
                 raise

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from invhyper.bilevel import Bilevel
 from invhyper.hypergradient.implicit import Implicit
-from invhyper.problem import Bilevel
+from invhyper.hypergradient.run import warm_start
 from invhyper.search.objective import FAILURES
 
 
@@ -52,7 +53,7 @@ def sweep(
             if len(failures) == len(points):
                 raise
             continue
-        warm = evaluation
+        warm = warm_start(hypergradient, evaluation)
         values[i], gradients[i] = evaluation.value, evaluation.gradient
     missing = jax.tree.map(lambda leaf: np.full(np.shape(leaf), np.nan), points[0])
     rows = [missing if gradient is None else gradient for gradient in gradients]

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from invhyper import tree
+from invhyper.bilevel import Bilevel
 from invhyper.hypergradient.implicit import Implicit
 from invhyper.parameters import Parameters
-from invhyper.problem import Bilevel
 from invhyper.report import Report, provenance
 from invhyper.search.bracket import Bracket
 from invhyper.search.lbfgsb import LBFGSB

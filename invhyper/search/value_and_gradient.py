@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from jaxtyping import PyTree
 
+from invhyper.bilevel import Bilevel
 from invhyper.hypergradient.implicit import Implicit
+from invhyper.hypergradient.run import warm_start
 from invhyper.parameters import Parameters
-from invhyper.problem import Bilevel
 from invhyper.search.tune import as_parameters
 
 
@@ -36,7 +37,7 @@ def value_and_gradient(
 
     def at(theta):
         nonlocal last
-        last = hypergradient(problem, theta, warm=last, tol=tol)
+        last = hypergradient(problem, theta, warm=warm_start(hypergradient, last), tol=tol)
         return last.value, last.gradient
 
     if like is None:

@@ -53,7 +53,7 @@ def simulated(subjects: int, seed: int = 0) -> ih.MixedEffects:
 
 
 def growth(repeats: int = 9):
-    """One evaluation of likelihood and gradient from cold modes, the least of some, and a whole fit, at 1,000 and 10,000 subjects."""
+    """Likelihood and gradient once from cold modes (the least of some), and a fit, at 1,000 and 10,000 subjects."""
     for method in (ih.FOCEI(), ih.Laplace()):
         took = {}
         for subjects in (1000, 10000):
