@@ -116,7 +116,8 @@ class Neumann(LinearSolver):
     """The truncated Neumann series z = step sum_{j < terms} (I - step A)^j rhs; step None: 1/L, L the top eigenvalue.
 
     Equal to `terms` steps of truncated backpropagation through gradient descent at its fixed point; it converges for
-    0 < step < 2/L. The residual it leaves stands in the certificate.
+    0 < step < 2/L and is refused, with the numbers, where it diverges. The residual it leaves stands in the
+    certificate; `ih.spectrum` says how many terms a wanted accuracy takes.
 
     >>> import numpy as np, invhyper as ih
     >>> [ih.Neumann(terms, step=0.25).host(np.diag([2.0, 4.0]), np.ones(2), None, 0).tolist() for terms in (1, 2, 9)]

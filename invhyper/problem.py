@@ -115,6 +115,7 @@ class Iteration(eqx.Module):
     """A process state_{t+1} = step(state_t, theta, t), x = output(state); not `stationary` if the step depends on t."""
 
     stationary: ClassVar[bool] = True
+    measured: ClassVar[str] = "size of its state"
 
     def init(self, theta: PyTree, start: Solution | None = None) -> PyTree:
         """The state at t = 0, or the one that `start` suggests."""
@@ -129,8 +130,8 @@ class Iteration(eqx.Module):
         raise NotImplementedError
 
     def measure(self, state: PyTree, theta: PyTree, t: Array) -> Array:
-        """What must stay finite while it runs: the loss of an optimiser, here the norm of the state."""
-        return tree.norm(state)
+        """What must stay finite while it runs, called `measured` in sentences: of an optimiser, the loss."""
+        return tree.norm(eqx.filter(state, eqx.is_inexact_array))
 
     def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:
         """Lower and upper bounds of theta, trees like theta."""

@@ -39,7 +39,7 @@ def test_bad_theta_gets_its_sentence(lower, theta, said):
 
 
 def test_bilevel_wants_a_lower_level_and_a_criterion(lower):
-    with pytest.raises(TypeError, match="Bilevel wants a LowerLevel first; it was given str"):
+    with pytest.raises(TypeError, match="Bilevel wants a LowerLevel or an Iteration first; it was given str"):
         ih.Bilevel("ridge", ih.Truth(np.ones(3)))
     with pytest.raises(TypeError, match=r"Bilevel wants a criterion\(x, theta\)"):
         ih.Bilevel(lower, 3.0)

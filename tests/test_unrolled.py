@@ -55,7 +55,7 @@ def test_smooth_needs_a_step():
 
 def test_a_run_that_explodes_is_said():
     lower = ih.Smooth(lambda x, theta: theta["a"] * jnp.sum(x**4), np.full(2, 10.0), step=1.0)
-    with pytest.raises(ih.NotConverged, match="left the finite numbers within 50 steps"):
+    with pytest.raises(ih.NotConverged, match="left the finite numbers at step 4 of 50: its loss was 3.7e.139"):
         ih.Unrolled(50)(ih.Bilevel(lower, ih.Truth(np.ones(2))), {"a": 1.0})
 
 

@@ -59,6 +59,13 @@ def apply_transpose(linearisation: Linearisation, z, *, host: bool):
     return _apply(linearisation.A.T, z)
 
 
+def apply(linearisation: Linearisation, c):
+    """A c."""
+    if linearisation.blocks:
+        return tuple(apply(block, part) for block, part in zip(linearisation.blocks, c, strict=True))
+    return _apply(linearisation.A, c)
+
+
 def _apply(matrix, z):
     return matrix.mv(z) if hasattr(matrix, "mv") else matrix @ z
 

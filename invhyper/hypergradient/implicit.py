@@ -24,6 +24,7 @@ from invhyper.hypergradient.adjoint import (
     value_and_pull,
 )
 from invhyper.hypergradient.callback import implicit_layer
+from invhyper.hypergradient.spectrum import refuse_divergence
 from invhyper.problem import (
     PLAIN_LOOKUP,
     Certificate,
@@ -91,6 +92,8 @@ class Implicit(eqx.Module):
         )
         if throw:
             _raise_if_bad(evaluation, problem.lower, theta, tol, adjoint_tol(self.linear_solver, tol))
+            if isinstance(self.linear_solver, linear_solvers.Neumann):
+                refuse_divergence(self.linear_solver, problem, theta, warm, evaluation)
         return evaluation
 
     def layer(self, lower: LowerLevel, tol: float = 1e-8):

@@ -69,7 +69,13 @@ class Run(eqx.Module):
                 high = stop
             stop = (low + high) // 2
         if bad <= steps:
-            said = f"{name} left the finite numbers at step {bad} of {steps}: its {before_it(bad, before)}"
+            measured = problem.lower.iteration().measured
+            before = (
+                f"its {measured} was {float(before):.1e} one step before"
+                if bad
+                else f"its {measured} is NaN at the start"
+            )
+            said = f"{name} left the finite numbers at step {bad} of {steps}: {before}"
             advice = "lower the step size or the number of steps"
         else:
             said = f"{name} stayed finite for {steps} steps, but not the criterion or its derivative"
@@ -150,13 +156,6 @@ def _first_bad(lower, theta, start, steps):
     first = iteration.measure(state, theta, t)
     _, now, before, t = jax.lax.while_loop(going, step, (state, first, first, t))
     return jnp.where(jnp.isfinite(now), steps + 1, t), before
-
-
-def before_it(bad, before) -> str:
-    """What a sentence says of the measure around the step where it ceased to be finite."""
-    if bad == 0:
-        return "loss is not finite at the start"
-    return f"loss was {float(before):.1e} at step {int(bad) - 1}"
 
 
 def _finite(found) -> bool:

@@ -38,7 +38,7 @@ class HypergradientDescent(optax.GradientTransformationExtraArgs):
     ...     moves, state = optimiser.update(x, state)  # the gradient of |x|^2 / 2 is x
     ...     x = optax.apply_updates(x, moves)
     >>> print(x.round(4), round(float(state.rate), 4))
-    [0.695 0.695] 0.1319
+    [0.6888 0.6888] 0.1323
 
     Baydin et al. (2018), openreview.net/forum?id=BkrsAzWAb; Almeida et al. (1999), doi:10.1017/CBO9780511569920.007.
     """

@@ -10,7 +10,7 @@ def minibatches(rows: int, size: int, steps: int, seed: int = 0) -> Int[np.ndarr
     For `batches` of the optimisers: their loss is then loss(x, theta, rows).
 
     >>> minibatches(6, 2, 4).tolist()
-    [[0, 2], [4, 3], [1, 5], [4, 2]]
+    [[3, 2], [5, 4], [0, 1], [4, 5]]
     """
     for name, value, most in (("size", size, rows), ("steps", steps, np.inf), ("rows", rows, np.inf)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:

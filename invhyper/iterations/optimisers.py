@@ -24,6 +24,7 @@ class Optimiser(Iteration):
     rates: ClassVar[dict[str, float]] = {}
     needed: ClassVar[tuple[str, ...]] = ()
     size: ClassVar[str] = "eta"
+    measured: ClassVar[str] = "loss"
     loss: Callable
     start: Any
     schedule: Callable | None
@@ -53,7 +54,7 @@ class Optimiser(Iteration):
             x = start.x
         else:
             x = self.start(theta) if callable(self.start) else self.start
-        return self.first(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), x))
+        return self.first(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, jnp.float32)), x))
 
     def first(self, x: PyTree) -> PyTree:
         """The state at t = 0."""
