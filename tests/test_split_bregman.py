@@ -75,6 +75,7 @@ def test_arguments_are_checked(bad):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Unrolled.*Forward")  # forward mode is cheaper here, and not what is tested
 def test_the_public_slope_at_128():
     problem, theta = camera(128)
     for steps, rel in ((400, 1e-4), (800, 1e-6)):

@@ -84,7 +84,7 @@ class PDHG(Iteration):
         if self.rho is not None:
             rho = jnp.broadcast_to(jnp.asarray(self.rho), (count,)) if np.ndim(self.rho) < 2 else self.rho
             return tuple(rho[k] for k in range(count))
-        return tuple(jax.lax.stop_gradient(rho) for rho in self.lower.first_rho(theta))
+        return self.lower.first_rho(theta)
 
     def size_at(self, forward: Operator):
         """The bound of |K|^2."""

@@ -37,7 +37,7 @@ def size_of_symbol(operator: Operator):
     for boundary in ("neumann", "periodic"):
         symbol = operator.symbol(boundary)
         if symbol is not None:
-            return jax.lax.stop_gradient(jnp.max(symbol)) if isinstance(symbol, jax.Array) else float(np.max(symbol))
+            return jnp.max(symbol) if isinstance(symbol, jax.Array) else float(np.max(symbol))
     return None
 
 

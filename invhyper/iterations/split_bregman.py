@@ -76,8 +76,7 @@ class SplitBregman(Iteration):
         if self.rho is not None:
             rho = jnp.broadcast_to(jnp.asarray(self.rho), (count,)) if np.ndim(self.rho) < 2 else self.rho
             return tuple(rho[k] for k in range(count))
-        first = self.lower.first_rho(theta)
-        return tuple(jax.lax.stop_gradient(rho) if isinstance(rho, jax.Array) else rho for rho in first)
+        return self.lower.first_rho(theta)
 
     def advance(self, state, weights, rho, system, pulled, spare=None):
         """One step with everything that does not change from step to step at hand.
