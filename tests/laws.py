@@ -126,6 +126,17 @@ def prox(penalty, seed: int = 0):
         assert np.all(np.isfinite(jax.grad(split.value)(jnp.asarray(point), jnp.asarray(step))))
 
 
+def optimiser(iteration: ih.Iteration, theta, loss, steps: int):
+    """It ends where the loss has no slope, says how large the loss is there, and starts again from where it is told."""
+    end = ih.layer(iteration, ih.Unrolled(steps))(theta)
+    slope = jax.grad(loss)
+    assert float(tree.norm(slope(end, theta))) <= 1e-8 * float(tree.norm(slope(tree.scale(0.0, end), theta)))
+    again = iteration.init(theta, ih.Solution(end))
+    np.testing.assert_array_equal(iteration.output(again), end)
+    if iteration.measured == "loss":
+        assert float(iteration.measure(again, theta, 0)) == float(loss(end, theta))
+
+
 def iteration(process: ih.Iteration, lower: ih.LowerLevel, theta, tol: float = 1e-6):
     """Its fixed point is the solution of `lower`, which one more step does not move.
 

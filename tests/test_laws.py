@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import laws
 import numpy as np
+import optax
 import pytest
 import scipy.sparse
 
@@ -63,6 +64,8 @@ HYPERGRADIENT = {
     "Implicit GMRES": lambda: ih.Implicit(ih.GMRES()),
     "Implicit Neumann": lambda: ih.Implicit(ih.Neumann(300)),
     "Unrolled": lambda: ih.Unrolled(7),
+    "Forward": lambda: ih.Forward(7),
+    "OneStep": lambda: ih.OneStep(),
 }
 SOLVERS = {
     "Direct": lambda: ih.Direct(),
@@ -98,6 +101,20 @@ ITERATIONS = {
     "DualFISTA": ("TotalVariation",),
     "PDHG": ("TotalVariation", "Composite"),
 }
+# name: (the process, theta): each is brought to the minimum of the same loss
+OPTIMISERS = {
+    "GradientDescent": lambda: (ih.GradientDescent(cosh_fit, jnp.zeros(5)), {"eta": 0.1}),
+    "Momentum": lambda: (ih.Momentum(cosh_fit, jnp.zeros(5)), {"eta": 0.05, "beta": 0.5}),
+    "AdamIteration": lambda: (
+        ih.AdamIteration(cosh_fit, jnp.zeros(5), ih.Cosine(1500, key="alpha")),
+        {"alpha": 0.1, "beta1": 0.5},
+    ),
+    "Optax": lambda: (ih.Optax(cosh_fit, jnp.zeros(5), lambda theta: optax.sgd(theta["rate"])), {"rate": 0.1}),
+    "ProximalGradient": lambda: (
+        ih.ProximalGradient(jax.grad(cosh_fit), lambda x, theta: x, jnp.zeros(5), 0.1),
+        {},
+    ),
+}
 
 
 def cone():
@@ -131,6 +148,23 @@ def growth():
         growth_rhs, growth_initial, growth_observe, t, 4 / (1 + 3 * np.exp(-0.9 * t)) + 0.1 * np.sin(7 * t),
         noise=0.1, start=np.array([0.5, 5.0]), prior=growth_prior, rtol=1e-12, atol=1e-12,
     )  # fmt: skip
+
+
+class NewtonStep(ih.Iteration):
+    """x <- x - (A^T A + l2 I)^{-1} (A^T (A x - y) + l2 x): at its fixed point J = 0, where one step tells all."""
+
+    A: jnp.ndarray
+    y: jnp.ndarray
+
+    def init(self, theta, start=None):
+        return jnp.zeros(self.A.shape[1]) if start is None else jnp.asarray(start.x)
+
+    def step(self, state, theta, t):
+        hessian = self.A.T @ self.A + theta["l2"] * jnp.eye(state.size)
+        return state - jnp.linalg.solve(hessian, self.A.T @ (self.A @ state - self.y) + theta["l2"] * state)
+
+    def output(self, state):
+        return state
 
 
 class GradientSteps(ih.Iteration):
@@ -181,6 +215,8 @@ def test_implicit_hypergradient_of(name):
 @pytest.mark.parametrize("name", HYPERGRADIENT)
 def test_hypergradient(name):
     lower, theta = LOWER["FixedPoint"]()
+    if name == "OneStep":
+        lower = ih.FixedPoint(NewtonStep(jnp.asarray(A), jnp.asarray(Y)))
     laws.hypergradient(HYPERGRADIENT[name](), ih.Bilevel(lower, criterion), theta)
 
 
@@ -205,6 +241,12 @@ def test_iteration(name, of):
     laws.iteration(getattr(ih, name)(lower), lower, theta)
 
 
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_optimiser(name):
+    iteration, theta = OPTIMISERS[name]()
+    laws.optimiser(iteration, {**theta, "pull": 0.6, "to": np.linspace(-1.0, 1.0, 5)}, cosh_fit, steps=1500)
+
+
 def public(kind=object, home: str = "") -> set[str]:
     """Public names of one kind."""
     names = [name for name, module in ih._WHERE.items() if module.startswith(home)]
@@ -216,7 +258,7 @@ def test_no_class_without_its_law():
     assert public(ih.LowerLevel) - {"LowerLevel"} == {name.split()[0] for name in LOWER}
     assert public(home="hypergradient") == {name.split()[0] for name in HYPERGRADIENT}
     assert public(LinearSolver) == set(SOLVERS)
-    assert public(home="iterations") == set(ITERATIONS)
+    assert public(ih.Iteration, home="iterations") == {*ITERATIONS, *OPTIMISERS}
     assert {name for name, module in ih._WHERE.items() if module == "penalties"} <= set(PENALTIES)
     operators = {thing for thing in dir(ih.operators) if inspect.isclass(getattr(ih.operators, thing))}
     assert operators - {"Operator"} | public(home="operators") <= set(OPERATORS)

@@ -148,7 +148,7 @@ def test_memory_of_ten_thousand_steps():
     short, long = (temporary(ih.Unrolled(steps), problem, theta) for steps in (100, 10_000))
     assert long <= 12 * short
     few, more = (temporary(ih.Unrolled(10_000, checkpoints=kept), problem, theta) for kept in (20, 80))
-    assert 2 * few < more <= 4 * few and few <= 3 * 20 * 8e5
+    assert 2 * few < more <= 4 * few and few <= 3 * 20 * 8e5 and long <= 3 * 2**28
 
 
 def test_a_schedule_takes_one_reverse_pass():
@@ -212,7 +212,9 @@ def test_a_criterion_that_fails_is_told_from_a_run_that_does():
     problem = ih.Bilevel(
         ih.GradientDescent(lambda x, theta: 0.5 * jnp.sum(x**2), np.ones(1)), lambda x, theta: jnp.log(-x[0])
     )
-    with pytest.raises(ih.NotConverged, match="not the criterion or its derivative.*no finite hypergradient at the start"):
+    with pytest.raises(
+        ih.NotConverged, match="not the criterion or its derivative.*no finite hypergradient at the start"
+    ):
         ih.Unrolled(5)(problem, {"eta": 0.5})
 
 

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from invhyper import tree
 from invhyper.fixed_point import no_fixed_point
-from invhyper.hypergradient.run import CHECKPOINTED, STORED, TAPED, Run, check_steps, moved, name_of, tape, weight
+from invhyper.hypergradient.run import CHECKPOINTED, STORED, TAPE, TAPED, Run, check_steps, moved, name_of, tape, weight
 from invhyper.problem import NotConverged, restart
 
 
@@ -135,11 +135,11 @@ def _evaluate(method, problem, theta, start, stop, tol):
 def _warn(method, iteration, state, theta):
     """Says in numbers when reverse mode would be cheaper."""
     many, each = tree.size(theta), tape(iteration, state, theta)
-    taped = method.steps * each <= STORED
-    reverse = TAPED if taped else CHECKPOINTED
+    states = method.steps * weight(state)
+    reverse = TAPED if states <= STORED else CHECKPOINTED
     if 1 + many > 2 * reverse:
         mib = 2.0**-20
-        memory = min(method.steps * each, STORED)
+        memory = method.steps * each if method.steps * each <= TAPE else min(states, STORED)
         warnings.warn(
             f"Forward({method.steps}) carries {many} tangents, about {1 + many} times the work of the run and "
             f"{(1 + many) * weight(state) * mib:.1f} MiB; Unrolled({method.steps}) takes about {reverse} times the run "

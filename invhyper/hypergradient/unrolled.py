@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invhyper import tree
-from invhyper.hypergradient.run import CHECKPOINTED, STORED, Run, check_steps, moved, tape, weight
+from invhyper.hypergradient.run import CHECKPOINTED, STORED, TAPE, Run, check_steps, moved, tape, weight
 from invhyper.problem import restart
 
 
@@ -25,8 +25,8 @@ class Unrolled(Run):
     **Arguments**: `steps`: the number of steps T, at least 1; `window`: differentiate the last `window` steps alone
     (truncated backpropagation; at a fixed point that is `Neumann(window)`), None: all; `checkpoints`: states that are
     kept at once. Between them steps are computed again, in binomial fashion, so that memory grows like their number.
-    None keeps all it needs of every step while that is below 256 MiB, then the states alone, then as many of them as
-    fit, about sqrt(2 T) at least.
+    None keeps all it needs of every step up to 32 MiB, else the states alone up to 256 MiB, else as many of them as fit
+    there, about sqrt(2 T) at least.
 
     **Calling** is as for `Implicit`; a `warm` evaluation starts the run at its x. Raises TypeError if the lower level
     has no iteration; `NotConverged` if the run left the finite numbers: it says at which step, and carries the
@@ -131,15 +131,15 @@ def _plan(method, iteration, state, theta, steps) -> int | None:
     if method.checkpoints is not None:
         return method.checkpoints
     each = tape(iteration, state, theta)
-    if steps * each <= STORED:
+    if steps * each <= TAPE:
         return None
     least = int(np.ceil(np.sqrt(2 * steps)))
     few, kept = tree.size(theta), min(steps, max(least, STORED // max(weight(state), 1)))
     if 1 + few < CHECKPOINTED and kept < steps:
         mib = 2.0**-20
         warnings.warn(
-            f"Unrolled({method.steps}) would keep {steps * each * mib:.0f} MiB of its steps and computes them twice "
-            f"instead, about {CHECKPOINTED} times the work of the run; Forward({method.steps}) carries {few} tangent"
+            f"Unrolled({method.steps}) would keep {steps * weight(state) * mib:.0f} MiB of states and computes steps "
+            f"again instead, about {CHECKPOINTED} times the work of the run; Forward({method.steps}) carries {few} tangent"
             f"{'s' * (few > 1)}, about {1 + few} times the run and {(1 + few) * weight(state) * mib:.1f} MiB",
             stacklevel=2,
         )
