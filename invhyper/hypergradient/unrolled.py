@@ -139,8 +139,8 @@ def _plan(method, iteration, state, theta, steps) -> int | None:
         mib = 2.0**-20
         warnings.warn(
             f"Unrolled({method.steps}) would keep {steps * weight(state) * mib:.0f} MiB of states and computes steps "
-            f"again instead, about {CHECKPOINTED} times the work of the run; Forward({method.steps}) carries {few} tangent"
-            f"{'s' * (few > 1)}, about {1 + few} times the run and {(1 + few) * weight(state) * mib:.1f} MiB",
+            f"again instead, about {CHECKPOINTED} times the work of the run; Forward({method.steps}) carries {few} "
+            f"tangent{'s' * (few > 1)}, about {1 + few} times the run and {(1 + few) * weight(state) * mib:.1f} MiB",
             stacklevel=2,
         )
     return kept
