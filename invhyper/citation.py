@@ -1,5 +1,13 @@
 """BibTeX of the methods, by the class that implements them."""
 
+_FORWARD_AND_REVERSE = """@inproceedings{franceschi2017forward,
+  title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
+  author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
+  booktitle = {Proceedings of the 34th International Conference on Machine Learning},
+  series = {PMLR}, volume = {70}, pages = {1165--1173}, year = {2017},
+  url = {https://proceedings.mlr.press/v70/franceschi17a.html},
+}"""
+
 _ENTRIES = {
     "invhyper": """@software{invhyper,
   title = {invhyper: inverse problems and calibrations that tune themselves by exact hypergradients},
@@ -12,12 +20,14 @@ _ENTRIES = {
   volume = {12}, number = {8}, pages = {1889--1900}, year = {2000},
   doi = {10.1162/089976600300015187},
 }""",
-    "Unrolled": """@inproceedings{franceschi2017forward,
-  title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
-  author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
-  booktitle = {Proceedings of the 34th International Conference on Machine Learning},
-  series = {PMLR}, volume = {70}, pages = {1165--1173}, year = {2017},
-  url = {https://proceedings.mlr.press/v70/franceschi17a.html},
+    "Unrolled": _FORWARD_AND_REVERSE,
+    "Forward": _FORWARD_AND_REVERSE,
+    "OneStep": """@inproceedings{bolte2023onestep,
+  title = {One-Step Differentiation of Iterative Algorithms},
+  author = {Bolte, J{\\'e}r{\\^o}me and Pauwels, Edouard and Vaiter, Samuel},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {36}, year = {2023},
+  eprint = {2305.13768}, archivePrefix = {arXiv},
 }""",
     "Bracket": """@book{brent1973algorithms,
   title = {Algorithms for Minimization without Derivatives},

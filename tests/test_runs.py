@@ -212,9 +212,7 @@ def test_a_criterion_that_fails_is_told_from_a_run_that_does():
     problem = ih.Bilevel(
         ih.GradientDescent(lambda x, theta: 0.5 * jnp.sum(x**2), np.ones(1)), lambda x, theta: jnp.log(-x[0])
     )
-    with pytest.raises(
-        ih.NotConverged, match="not the criterion or its derivative.*no finite hypergradient at the start"
-    ):
+    with pytest.raises(ih.NotConverged, match="not the criterion or its derivative, and the criterion has no finite"):
         ih.Unrolled(5)(problem, {"eta": 0.5})
 
 

@@ -1,6 +1,7 @@
 """What differentiated runs share: the call, what their tape would weigh, the report of one that diverged."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -52,46 +53,52 @@ class Run(eqx.Module):
         found = self.differentiated(problem, traced, start, None, np.asarray(tol))
         if _finite(found):
             return _evaluation(problem.lower, found)
-        return self._diverged(problem, theta, traced, start, tol, throw)
+        return self._diverged(problem, traced, start, tol, throw)
 
-    def _diverged(self, problem, theta, traced, start, tol, throw):
-        """The evaluation of the longest finite run, or NotConverged with what is known of it."""
-        steps, name = self.most, name_of(problem.lower)
-        bad, before = (np.asarray(part) for part in _first_bad(problem.lower, traced, start, steps))
-        low, high, best = 0, int(bad) if bad <= steps else steps, None
-        stop = max(high - 1, 0)
-        while best is None or high - low > 1:
-            found = self.differentiated(problem, traced, start, np.asarray(stop), np.asarray(tol))
-            if _finite(found):
-                low, best = stop, found
-            elif stop == 0:
-                break
-            else:
-                high = stop
-            stop = (low + high) // 2
-        if bad <= steps:
-            measured = problem.lower.iteration().measured
-            before = (
-                f"its {measured} was {float(before):.1e} one step before"
-                if bad
-                else f"its {measured} is NaN at the start"
-            )
-            said = f"{name} left the finite numbers at step {bad} of {steps}: {before}"
-            advice = "lower the step size or the number of steps"
-        else:
-            said = f"{name} stayed finite for {steps} steps, but not the criterion or its derivative"
-            advice = "lower the step size or the number of steps, or check the criterion"
+    def _diverged(self, problem, theta, start, tol, throw) -> Evaluation:
+        """The evaluation of the longest finite run, with a sentence about the whole; or NotConverged with both."""
+        bad, before = (np.asarray(part) for part in _first_bad(problem.lower, theta, start, self.most))
+        said, advice = (
+            self._sentence(problem.lower, int(bad), float(before)),
+            "lower the step size or the number of steps",
+        )
+        high = int(bad) if bad <= self.most else self.most
+        best = longest_finite(
+            lambda stop: self.differentiated(problem, theta, start, np.asarray(stop), np.asarray(tol)), high
+        )
         if best is None:
-            raise NotConverged(f"{said}; the criterion has no finite hypergradient at the start either: {advice}")
+            raise NotConverged(f"{said}, and the criterion has no finite hypergradient at the start: check it")
         evaluation = _evaluation(problem.lower, best)
-        shown = _shown(evaluation.gradient)
-        said = f"{said}; the last finite hypergradient, of its first {low} steps, is {shown}: {advice}"
+        steps = evaluation.solution.steps
+        said = f"{said}; the last finite hypergradient, of its first {steps} steps, is {_shown(evaluation.gradient)}"
+        said = f"{said}: {advice}"
         if throw:
             raise NotConverged(said, evaluation)
-        solution = Solution(evaluation.solution.x, float("inf"), low, said)
-        return Evaluation(
-            evaluation.value, evaluation.gradient, solution, None, certify(solution, 0.0, float("inf"), "", None)
-        )
+        solution = Solution(evaluation.solution.x, float("inf"), steps, said)
+        certificate = certify(solution, 0.0, float("inf"), "", None)
+        return Evaluation(evaluation.value, evaluation.gradient, solution, None, certificate)
+
+    def _sentence(self, lower, bad: int, before: float) -> str:
+        name, measured = name_of(lower), lower.iteration().measured
+        if bad > self.most:
+            return f"{name} stayed finite for {self.most} steps, but not the criterion or its derivative"
+        history = f"was {before:.1e} one step before" if bad else "is not finite at the start"
+        return f"{name} left the finite numbers at step {bad} of {self.most}: its {measured} {history}"
+
+
+def longest_finite(evaluated: Callable, high: int):
+    """What `evaluated(stop)` finds at the largest finite stop below `high`, by bisection; None: not even at 0."""
+    low, stop, best = 0, max(high - 1, 0), None
+    while best is None or high - low > 1:
+        found = evaluated(stop)
+        if _finite(found):
+            low, best = stop, found
+        elif stop == 0:
+            return None
+        else:
+            high = stop
+        stop = (low + high) // 2
+    return best
 
 
 def warm_start(hypergradient, evaluation: Evaluation | None) -> Evaluation | None:
