@@ -29,6 +29,7 @@ STUDIES = (
     "population_q",
     "indometacin",
     "theophylline",
+    "implicit_and_unrolled",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -53,6 +54,7 @@ PICTURES = {
     "hare_lynx": {"fit.png", "waterfall.png", "profiles.png"},
     "epidemic": {"fit.png", "waterfall.png", "profiles.png"},
     "population_q": {"cells.png", "shrinkage.png"},
+    "implicit_and_unrolled": {"curse.png", "errors.png", "terms.png"},
     "theophylline": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
     "indometacin": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
 }
@@ -299,3 +301,25 @@ def test_epidemic_fit_is_the_one_that_scipy_finds(quick):
     np.testing.assert_allclose(np.exp(p), rates, rtol=1e-5)
     assert np.sum(deviations(p)[data.held] ** 2) == pytest.approx(report.value, rel=1e-4)
     assert report.value <= np.min(report.findings["values"])
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic"])
+def test_unrolled_slopes_get_worse_first_and_two_cures(quick, name):
+    report = quick("implicit_and_unrolled")
+    found = {key.removeprefix(f"{name}_"): value for key, value in report.findings.items()}
+    assert found["library_peak"] == pytest.approx(found["peak_plain"], rel=1e-10) and found["library_peak"] > 3
+    assert found["cursed"]["plain"][-1] < 1e-4
+    for cured in ("latest", "warm"):
+        assert np.max(found["cursed"][cured]) <= 1 + 1e-9 and np.max(found["cursed_slopes"][cured]) <= 1 + 1e-9
+        assert found["cursed"][cured][-1] < found["cursed"]["plain"][-1]
+    assert 1 < found["peak_later"] < found["peak_plain"] < found["peak_momentum"]
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic"])
+def test_implicit_errors_are_known_and_windows_are_neumann_series(quick, name):
+    report = quick("implicit_and_unrolled")
+    found = {key.removeprefix(f"{name}_"): value for key, value in report.findings.items()}
+    assert 0.5 < found["ratio_low"] <= found["ratio_high"] < 2 and np.sum(found["linear"]) >= 5
+    assert np.all(found["implicit"] <= found["unrolled"])
+    np.testing.assert_allclose(found["window_errors"], found["series_errors"], rtol=1e-10)
+    assert np.all(found["needed"] <= found["predicted"]) and np.all(np.diff(found["predicted"] / found["needed"]) < 0)
