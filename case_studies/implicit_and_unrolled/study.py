@@ -19,7 +19,7 @@ FAR = 10.0  # deviation of a far start; the features are standardised
 BETA = 0.9
 STEPS, CURSED = 10_000, 3000  # of the runs that converge, and of those from a far start
 WINDOWS = (30, 300)
-SEEN = (0.3, 0.05)  # late tangents begin when the spectrum says that x is nearer to its limit by this factor
+SEEN = (0.3, 0.03)  # late tangents begin when the spectrum says that x is nearer to its limit by this factor
 ACCURACIES = (1e-1, 1e-2, 1e-3, 1e-6)
 LINEAR, ROUNDING = (
     0.1,
