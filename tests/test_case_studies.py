@@ -30,6 +30,7 @@ STUDIES = (
     "indometacin",
     "theophylline",
     "implicit_and_unrolled",
+    "momentum_and_curvature",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -57,6 +58,7 @@ PICTURES = {
     "implicit_and_unrolled": {"curse.png", "errors.png", "terms.png"},
     "theophylline": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
     "indometacin": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
+    "momentum_and_curvature": {"momentum.png", "runs.png"},
 }
 
 
@@ -323,3 +325,26 @@ def test_implicit_errors_are_known_and_windows_are_neumann_series(quick, name):
     assert np.all(found["implicit"] <= found["unrolled"])
     np.testing.assert_allclose(found["window_errors"], found["series_errors"], rtol=1e-10)
     assert np.all(found["needed"] <= found["predicted"]) and np.all(np.diff(found["predicted"] / found["needed"]) < 0)
+
+
+def test_learned_momentum_beats_the_closed_form_and_grids(quick):
+    found = quick("momentum_and_curvature").findings
+    for k in (10, 100):
+        case = found[f"case_{k}"]
+        assert case["log_loss"] <= case["closed_form_log_loss"]
+        assert case["log_loss"] <= min(case["grid_log_losses"]) + np.log(1.1)
+        assert case["numpy_differs"] < 1e-6 and case["runs"] < 20_000
+    k, _, eta, beta = found["sweep"].T
+    root = np.sqrt(k)
+    np.testing.assert_allclose(beta, ((root - 1) / (root + 1)) ** 2, atol=0.02)
+    np.testing.assert_allclose(eta, (2 / (root + 1)) ** 2, rtol=0.15)
+
+
+def test_closed_form_has_double_roots_at_both_curvatures():
+    """At it, r^2 - (1 + beta - eta lam) r + beta has double roots, of modulus sqrt(beta), at both ends of lam."""
+    module = study("momentum_and_curvature")
+    best = module.closed_form(9.0)
+    assert best == pytest.approx({"eta": 0.25, "beta": 0.25})
+    for curvature, sign in ((1.0, 1), (9.0, -1)):
+        assert 1 + best["beta"] - best["eta"] * curvature == pytest.approx(2 * sign * np.sqrt(best["beta"]))
+    assert module.lengths(200) == [6, 12, 25, 50, 100, 200] and module.lengths(7) == [7]
