@@ -31,6 +31,7 @@ STUDIES = (
     "theophylline",
     "implicit_and_unrolled",
     "momentum_and_curvature",
+    "hyper_cleaning",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -59,6 +60,7 @@ PICTURES = {
     "theophylline": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
     "indometacin": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
     "momentum_and_curvature": {"momentum.png", "runs.png"},
+    "hyper_cleaning": {"weights.png", "digits.png"},
 }
 
 
@@ -348,3 +350,23 @@ def test_closed_form_has_double_roots_at_both_curvatures():
     for curvature, sign in ((1.0, 1), (9.0, -1)):
         assert 1 + best["beta"] - best["eta"] * curvature == pytest.approx(2 * sign * np.sqrt(best["beta"]))
     assert module.lengths(200) == [6, 12, 25, 50, 100, 200] and module.lengths(7) == [7]
+
+
+def test_hyper_cleaning_finds_the_wrong_labels(quick):
+    report, data = quick("hyper_cleaning"), study("hyper_cleaning").digits(0)
+    w, found = report.theta["w"], report.findings
+    assert data.corrupted.sum() == 500 and np.array_equal(data.corrupted, found["corrupted"])
+    assert np.mean(w[data.corrupted] < np.median(w)) == found["least_below_median"] >= 0.9
+    x, labels = np.zeros((65, 10)), np.eye(10)
+
+    def log_chance(A, x):
+        scores = A @ x
+        return scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
+
+    for _ in range(100):  # gradient descent of step 4 on the weighted loss, in NumPy
+        wrong_by = w[:, None] * (np.exp(log_chance(data.A, x)) - labels[data.given])
+        x = x - 4.0 * (data.A.T @ wrong_by / 1000 + 1e-3 * x)
+    np.testing.assert_allclose(x, report.solution.x, atol=1e-9)
+    value = -np.mean(np.sum(labels[data.y_val] * log_chance(data.A_val, x), axis=1))
+    assert report.value == pytest.approx(value, rel=1e-9)
+    assert np.mean(np.argmax(data.A_test @ x, axis=1) == data.y_test) == found["cleaned"] > found["all"] + 0.04
