@@ -3,6 +3,8 @@
 import re
 
 import diffrax
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,16 +18,22 @@ from invhyper.problem import ABOVE_TOLERANCE, Solution
 TIMES, DATA = np.array([1.0, 2.0, 3.0]), np.array([0.4, 0.2, 0.1])
 
 
-def calibration(times=TIMES, data=DATA, *, rhs=None, initial=None, observe=None, **options):
+# The same functions for every calibration that is built: its programs are compiled once for all tests.
+def decay(t, x, p, theta):
+    return -p["rate"] * x
+
+
+def twice(p, theta):
+    return theta["x0"] * jnp.ones(2)
+
+
+def the_first(t, x, p, theta):
+    return x[0]
+
+
+def calibration(times=TIMES, data=DATA, *, rhs=decay, initial=twice, observe=the_first, **options):
     """An exponential decay, or what is left of it."""
-    return ih.Calibration(
-        rhs or (lambda t, x, p, theta: -p["rate"] * x),
-        initial or (lambda p, theta: theta["x0"] * jnp.ones(2)),
-        observe or (lambda t, x, p, theta: x[0]),
-        times,
-        data,
-        **{"noise": 0.1, "start": {"rate": 1.0}, **options},
-    )
+    return ih.Calibration(rhs, initial, observe, times, data, **{"noise": 0.1, "start": {"rate": 1.0}, **options})
 
 
 REFUSED_AT_THE_DOOR = {
@@ -229,3 +237,13 @@ def test_methods_by_name_and_doses_that_do_not_match():
         calibration(adjoint="backsolve")
     with pytest.raises(ValueError, match=r"^Doses has \(2,\) times and amounts of shape \(1, 2\): one amount"):
         ih.Doses(np.array([1.0, 2.0]), np.ones((1, 2)))
+
+
+def test_calibrations_of_the_same_functions_run_in_the_same_programs():
+    """What is not an array, by which programs are cached, is equal, unless stability asks for another solver."""
+    first, again, stiff = calibration(), calibration(data=2 * DATA), calibration(start={"rate": 1e5})
+    for each in (first, again, stiff):
+        each.check({"x0": 1.0})
+    kept = [jax.tree.flatten(eqx.partition(each, eqx.is_array)[1]) for each in (first, again, stiff)]
+    assert kept[0] == kept[1] and hash(kept[0][1]) == hash(kept[1][1])
+    assert kept[0] != kept[2]

@@ -153,12 +153,19 @@ def _side(side, first, default):
 class FirstLook:
     """What is found out once, at the first theta with numbers: that the functions fit together, and the solver.
 
-    It is not part of what a compiled program depends on: every program is made after the first look.
+    Every program is made after the first look, and depends on its solver alone: another calibration with the same
+    functions and the same kind of solver runs in the same programs.
     """
 
     def __init__(self):
         self.solver = None
         self.seen = None
+
+    def __eq__(self, other):
+        return isinstance(other, FirstLook) and type(self.solver) is type(other.solver)
+
+    def __hash__(self):
+        return hash(type(self.solver))
 
     def complete(self, model):
         """The model with a solver."""
