@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from scipy.linalg import solveh_banded
 from scipy.optimize import least_squares
 from sklearn.linear_model import ElasticNet
 
@@ -265,6 +266,61 @@ def test_ode_slopes_and_search_are_those_of_the_closed_form(quick):
 
 def study(name: str):
     return cli._load(cli.studies()[name], "study")
+
+
+def test_ehrhardt_roberts_data_are_those_of_the_description():
+    files, drawn = study("ehrhardt_roberts").published(), study("ehrhardt_roberts").signals(0)
+    np.testing.assert_array_equal(files.truth, drawn.truth)
+    np.testing.assert_array_equal(files.noisy, drawn.noisy)
+    assert files.truth.shape == (10, 256) and set(np.unique(files.truth)) == {0.0, 1.0}
+
+
+def by_numpy(xs, data, th, steps):
+    """Signals after so many Newton steps with tridiagonal Hessians, the largest residual, F and its slope."""
+    weight, found, worst, value, slope = 10.0**th, [], 0.0, 0.0, 0.0
+    for x, y, truth in zip(xs, data.noisy, data.truth, strict=True):
+        for left in range(steps, -1, -1):
+            jump = np.diff(x, prepend=0.0)
+            size = np.sqrt(jump**2 + 1e-6)
+            variation = jump / size - np.append(jump[1:] / size[1:], 0.0)  # the slope of the sum of sizes
+            residual, bend = x - y + weight * variation + 1e-3 * x, weight * 1e-6 / size**3
+            hessian = np.stack([np.append(0.0, -bend[1:]), 1.001 + bend + np.append(bend[1:], 0.0)])
+            x = x - solveh_banded(hessian, residual) if left else x
+        found.append(x)
+        worst = max(worst, np.linalg.norm(residual))
+        value += np.sum((x - truth) ** 2)
+        slope -= 2 * np.log(10.0) * weight * variation @ solveh_banded(hessian, x - truth)
+    return found, worst, value, slope
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_ehrhardt_roberts_slope_is_that_of_a_banded_solve(quick, place):
+    """At the solutions of the study, which are as exact as they say."""
+    report, data = quick("ehrhardt_roberts"), study("ehrhardt_roberts").published()
+    step = report.history[0] if place == "before" else min(report.history, key=lambda step: step.value)
+    _, worst, value, slope = by_numpy(report.findings[place], data, float(step.theta["th"]), 0)
+    assert worst <= 1e-10
+    assert step.value == pytest.approx(value, rel=1e-12)
+    assert float(step.gradient["th"]) == pytest.approx(slope, rel=1e-8, abs=1e-8)
+
+
+def test_ehrhardt_roberts_value_and_slope_at_the_published_weight(quick):
+    """The study's, and those known at the weight as it is printed, by solutions found without the library."""
+    found, data = quick("ehrhardt_roberts").findings, study("ehrhardt_roberts").published()
+    at, worst, value, slope = by_numpy(found["after"], data, study("ehrhardt_roberts").PUBLISHED_TH, 20)
+    assert worst <= 1e-10
+    assert (found["published_value"], found["published_slope"]) == pytest.approx((value, slope), rel=1e-8)
+    _, _, value, slope = by_numpy(at, data, -0.30893624, 2)
+    assert value == pytest.approx(1.3715952, abs=5e-8) and slope == pytest.approx(0.0355172840, abs=1e-10)
+
+
+def test_ehrhardt_roberts_minimum_is_reached_in_ten_evaluations(quick):
+    report, least = quick("ehrhardt_roberts"), 1.3714888338
+    reached = [step.solves for step in report.history if step.value - least <= 1e-8]
+    assert float(report.history[0].theta["th"]) == 0.0
+    assert reached[0] <= 10
+    assert float(report.theta["th"]) == pytest.approx(-0.314921, abs=5e-7)
+    assert report.value == pytest.approx(least, abs=1e-10)
 
 
 def test_hare_lynx_fit_is_the_one_that_scipy_finds(quick):

@@ -154,14 +154,14 @@ def scipy_optimum(model, start):
 
 
 # Each model is a program to compile; what the slow ones add to the others (noise, stiffness) is met elsewhere as well.
-SLOW = {"FitzHugh-Nagumo", "van der Pol"}
+SLOW = {"Lotka-Volterra", "FitzHugh-Nagumo", "van der Pol"}
 
 
 def marked(names, slow):
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
-@pytest.mark.parametrize("name", marked(["Lotka-Volterra", "Michaelis-Menten"], {"Lotka-Volterra"}))
+@pytest.mark.parametrize("name", marked(["Lotka-Volterra", "Michaelis-Menten"], SLOW))
 def test_optimum_against_scipy(name, fitted):
     """SciPy starts 2 % away, simulates and minimises by itself."""
     _, best = fitted(name)

@@ -235,7 +235,7 @@ def slope_forward(end, p):
     [
         (robertson, [0.04, 1e4, 3e7], diffrax.RecursiveCheckpointAdjoint()),
         (robertson, [0.04, 1e4, 3e7], diffrax.DirectAdjoint()),
-        (van_der_pol, [5.0, 1.0], diffrax.RecursiveCheckpointAdjoint()),
+        pytest.param(van_der_pol, [5.0, 1.0], diffrax.RecursiveCheckpointAdjoint(), marks=pytest.mark.slow),
     ],
 )
 def test_reverse_mode_is_forward_mode(end, p, adjoint):

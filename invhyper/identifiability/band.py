@@ -37,7 +37,8 @@ def band(calibration: Calibration, theta: PyTree, fisher: Fisher, times) -> Band
     ...     rhs=lambda t, x, p, theta: 0.0 * x, initial=lambda p, theta: p, observe=lambda t, x, p, theta: x,
     ...     times=t, data=np.ones(4), noise=0.1, start=1.0,
     ... )
-    >>> print(ih.band(constant, {}, ih.fisher(constant, {}), [3.0]).deviation)
+    >>> fisher = ih.fisher(constant, {}, ih.Solution(1.0))
+    >>> print(ih.band(constant, {}, fisher, [3.0]).deviation)
     [0.05]
 
     Seber and Wild (1989), doi:10.1002/0471725315.
