@@ -17,7 +17,7 @@ class Spectrum:
 
     The Neumann series step sum_{j < k} (I - step A)^j has the relative error `radius`^k: it converges if `radius` is
     below 1. For a positive definite A that is 0 < step < 2 / `largest`, and `best_step` = 2 / (`smallest` + `largest`)
-    is the fastest. `smallest` and `largest` are real parts where A is not symmetric.
+    is the fastest. `smallest` and `largest` are real parts where A is not symmetric, NaN where there are no unknowns.
 
     >>> import numpy as np
     >>> found = spectrum_of(np.diag([1.0, 4.0]), 0.25)
@@ -55,6 +55,8 @@ class Spectrum:
             f"the Neumann series diverges: I - step A has spectral radius {self.radius:.4g} at step = {self.step:.4g} "
             f"(eigenvalues of A from {self.smallest:.3g} to {self.largest:.3g})"
         )
+        if self.smallest > 0 and self.step < 2 / self.largest:
+            return f"{said}; A is not symmetric, its eigenvalues are complex: take a smaller step, or GMRES()"
         if self.smallest > 0:
             return f"{said}; take a step below {2 / self.largest:.4g}, at best {self.best_step:.4g}, or CG()"
         return f"{said}; A is not positive definite, no step converges: use Direct() or GMRES()"
@@ -77,13 +79,16 @@ def spectrum_of(A, step: float | None = None, *, symmetric: bool = True) -> Spec
     Small ones are written out, larger ones by ARPACK's Lanczos and Arnoldi iterations.
     """
     n = A.shape[0]
+    if n == 0:
+        return Spectrum(float("nan"), float("nan"), 1.0 if step is None else float(step), 0.0)
     if n <= DENSE:
         dense = A if isinstance(A, np.ndarray) else A @ np.eye(n)
         values = np.linalg.eigvalsh(0.5 * (dense + dense.T)) if symmetric else np.linalg.eigvals(dense)
     else:
         values = _extreme(ssl.aslinearoperator(A), symmetric)
     smallest, largest = float(np.min(values.real)), float(np.max(values.real))
-    step = 1 / largest if step is None else float(step)
+    top = largest if largest > 0 else float(np.max(np.abs(values)))
+    step = (1 / top if top > 0 else 1.0) if step is None else float(step)
     if n > DENSE and not symmetric:
         shrunk = ssl.LinearOperator((n, n), matvec=lambda v: v - step * (A @ v), dtype=float)
         values = (1 - _arpack(ssl.eigs, shrunk, "LM")) / step
@@ -95,11 +100,14 @@ def _extreme(A, symmetric) -> np.ndarray:
     largest = _arpack(ssl.eigsh if symmetric else ssl.eigs, A, "LA" if symmetric else "LR")
     top = float(np.max(largest.real))
     shifted = ssl.LinearOperator(A.shape, matvec=lambda v: top * v - A @ v, dtype=float)
-    return np.concatenate([largest, top - _arpack(ssl.eigsh if symmetric else ssl.eigs, shifted, "LM")])
+    return np.concatenate([largest, top - _arpack(ssl.eigsh if symmetric else ssl.eigs, shifted, "LM", abs(top))])
 
 
-def _arpack(solver: Callable, A, which: str) -> np.ndarray:
+def _arpack(solver: Callable, A, which: str, scale: float = 0.0) -> np.ndarray:
+    """One eigenvalue; zero for a matrix that is nothing beside `scale`, from which ARPACK cannot start."""
     start = np.random.default_rng(0).standard_normal(A.shape[0])
+    if np.linalg.norm(A @ start) <= 1e-13 * scale * np.linalg.norm(start):
+        return np.zeros(1)
     try:
         return solver(A, k=1, which=which, v0=start, tol=1e-6, return_eigenvectors=False)
     except ssl.ArpackNoConvergence as stopped:

@@ -147,10 +147,11 @@ class Neumann(LinearSolver):
     def host(self, matrix, rhs, start, tol):
         step = 1.0 / largest_eigenvalue(lambda v: matrix @ v, rhs) if self.step is None else self.step
         total, power = rhs.copy(), rhs
-        for _ in range(self.terms - 1):
-            power = power - step * (matrix @ power)
-            total += power
-        return step * total
+        with np.errstate(over="ignore", invalid="ignore"):  # one that diverges is refused in words
+            for _ in range(self.terms - 1):
+                power = power - step * (matrix @ power)
+                total += power
+            return step * total
 
 
 def largest_eigenvalue(matvec, like: PyTree, steps: int = 60, margin: float = 1.02):

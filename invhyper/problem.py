@@ -271,6 +271,9 @@ def solve(lower: LowerLevel, theta: PyTree, *, start: Solution | None = None, to
     >>> ih.solve(ih.Ridge(np.eye(2), np.ones(2)), {"l2": np.array(1.0)}).x.tolist()
     [0.5, 0.5]
     """
+    if isinstance(lower, Iteration):
+        name = type(lower).__name__
+        raise TypeError(f"solve wants a lower level; {name} is an iteration: FixedPoint({name}(...)) makes one of it")
     theta = lower.check(theta)
     if lower.host:
         solution = lower.solve(theta, start=start, tol=tol, throw=throw)

@@ -104,6 +104,37 @@ def test_a_coordinate_without_gradients_keeps_adam_finite(build, method):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-12)
 
 
+ROOTS = {
+    "in a branch": lambda theta: optax.MultiSteps(optax.adam(theta["alpha"]), 2),
+    "clipped": lambda theta: optax.chain(optax.clip_by_global_norm(theta["most"]), optax.adam(theta["alpha"])),
+    "of an inverse": lambda theta: optax.adagrad(theta["alpha"], initial_accumulator_value=0.0, eps=0.0),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+@pytest.mark.parametrize("gain", [1.0, 0.0], ids=["one coordinate", "all"])
+def test_transformations_without_gradients_keep_their_slopes(name, gain):
+    """Roots and quotients of zeros inside branches, norms and clips: the other coordinates' slope, in both modes."""
+    theta = {"alpha": 0.1, "most": 5.0}
+    problem = ih.Bilevel(
+        ih.Optax(lambda x, theta: gain * loss(x, theta), np.array([1.0, 0.0, 2.0]), ROOTS[name]), total
+    )
+    found, forward = (method(problem, theta) for method in (ih.Unrolled(4), ih.Forward(4)))
+    above, below = (ih.Unrolled(4)(problem, {**theta, "alpha": 0.1 + h}).value for h in (1e-6, -1e-6))
+    for each in (found, forward):
+        assert each.gradient["alpha"] == pytest.approx((above - below) / 2e-6, rel=1e-3, abs=1e-9)
+    assert found.gradient["most"] == pytest.approx(float(forward.gradient["most"]), rel=1e-8, abs=1e-12)
+
+
+def test_gradients_that_are_not_a_number_are_not_hidden():
+    """The root of NaN is NaN: Adam without eps must not take a minibatch that fails for one without gradients."""
+    pulls = np.array([1.0, 1.0, np.nan, 1.0])
+    run = ih.AdamIteration(lambda x, theta, pull: pull * jnp.sum(x), np.zeros(1), batches=pulls)
+    problem = ih.Bilevel(run, total)
+    with pytest.raises(ih.NotConverged, match="left the finite numbers at step 2 of 4"):
+        ih.Unrolled(4)(problem, {"alpha": 0.1, "eps": 0.0})
+
+
 def test_schedules():
     theta = {"a": -1.0, "b": -2.0, "eta": 0.4}
     np.testing.assert_allclose(ih.InverseTime()(theta, 3), np.exp(-1) / (1 + 3 * np.exp(-2)), rtol=1e-14)
@@ -160,6 +191,27 @@ def test_a_start_may_be_learned():
     np.testing.assert_allclose(found["x0"], (1 - 0.1 * CURVES) ** 2, rtol=1e-13)
 
 
+def test_a_learned_start_of_plain_numbers_is_in_double_precision():
+    run = ih.GradientDescent(lambda x, theta: x["w"] ** 2, lambda theta: {"w": 1.0})
+    assert ih.layer(run, ih.Unrolled(1))({"eta": 0.1})["w"].dtype == np.float64
+
+
+@pytest.mark.parametrize("iteration", [ih.GradientDescent, ih.AdamIteration])
+def test_both_modes_in_single_precision(iteration):
+    problem = ih.Bilevel(iteration(loss, START.astype(np.float32)), total)
+    theta = {"eta": 0.1} if iteration is ih.GradientDescent else {"alpha": 0.1}
+    (key,) = theta
+    slopes = [method(problem, theta).gradient[key] for method in (ih.Unrolled(5), ih.Forward(5))]
+    assert slopes[0] == pytest.approx(float(slopes[1]), rel=1e-5)
+
+
+def test_a_schedule_is_given_an_array_t():
+    run = ih.GradientDescent(loss, START, lambda theta, t: theta["eta"] * t.astype(float))
+    found = ih.layer(run, ih.Unrolled(2))({"eta": 0.1})
+    np.testing.assert_allclose(found, START * (1 - 0.1 * CURVES), rtol=1e-13)
+    assert np.isfinite(ih.Unrolled(2)(ih.Bilevel(run, total), {"eta": 0.1}).gradient["eta"])
+
+
 def test_single_precision_stays():
     run = ih.Momentum(lambda x, theta: jnp.sum(x**2), np.ones(2, np.float32))
     assert ih.layer(run, ih.Unrolled(3))({"eta": 0.1, "beta": 0.5}).dtype == np.float32
@@ -188,6 +240,7 @@ BAD = {
     "matrix": (ih.GradientDescent, {"eta": np.full((2, 3), 0.1)}, r"has shape \(2, 3\)"),
     "groups": (ih.GradientDescent, {"eta": {"no": 0.1}}, "has the groups .'no'., which are not those of x"),
     "groups of beta": (ih.Momentum, {"eta": 0.1, "beta": {"a": 0.1}}, "'beta' is a dict"),
+    "list": (ih.GradientDescent, {"eta": [0.1, 0.2]}, "'eta' is a list: one array of its numbers is wanted"),
     "no dict": (ih.AdamIteration, 0.1, "AdamIteration wants a dict with 'alpha'"),
 }
 
@@ -232,3 +285,37 @@ def test_what_depends_on_t_has_no_fixed_point(iteration, theta):
     for refused in (ih.Implicit(), ih.OneStep(), ih.Forward()):
         with pytest.raises(ValueError, match="has no fixed point; use Unrolled or Forward"):
             refused(problem, theta)
+
+
+GROUPS = {"a": START, "b": START}
+LATE = {
+    "schedule": (ih.GradientDescent(loss, START, ih.InverseTime()), r"schedule\(theta, t\) looks up 'a', which theta"),
+    "transform": (
+        ih.Optax(loss, START, lambda theta: optax.sgd(theta["alpha"])),
+        r"transform\(theta\) looks up 'alpha', which theta",
+    ),
+    "groups": (
+        ih.GradientDescent(lambda x, theta: loss(x["a"], theta), GROUPS, lambda theta, t: {"a": theta["eta"]}),
+        "step size has the groups .'a'., which are not those of x: .'a', 'b'.",
+    ),
+    "rows": (
+        ih.GradientDescent(lambda x, theta, row: loss(x, theta), START, batches=lambda t: np.arange(3)[t]),
+        "indexes a NumPy array by t, which is traced",
+    ),
+    "criterion": (ih.GradientDescent(loss, START), r"the criterion returned shape \(3,\): a scalar is wanted"),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+@pytest.mark.parametrize("method", [ih.Unrolled(2), ih.Forward(2)], ids=["reverse", "forward"])
+def test_what_shows_only_when_it_runs(case, method):
+    iteration, sentence = LATE[case]
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        method(
+            ih.Bilevel(iteration, (lambda x, theta: x) if case == "criterion" else (lambda x, theta: 0.0)), {"eta": 0.1}
+        )
+
+
+def test_an_iteration_is_not_solved():
+    with pytest.raises(TypeError, match=r"FixedPoint\(GradientDescent\(...\)\) makes one of it"):
+        ih.solve(ih.GradientDescent(loss, START), {"eta": 0.1})

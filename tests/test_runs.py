@@ -208,6 +208,15 @@ def test_a_search_steps_back_from_a_run_that_diverges():
     assert report.value < 2e-3
 
 
+def test_a_search_may_begin_where_the_run_nearly_diverges():
+    """Its slope, 5e295 here, must not be squared: NumPy would warn of the overflow."""
+    problem = ih.Bilevel(
+        ih.GradientDescent(lambda x, theta: 0.5 * jnp.sum(x**2), np.ones(1)), lambda x, theta: jnp.sum(x**2)
+    )
+    report = ih.tune(problem, {"eta": 1e6}, ih.Unrolled(25), ih.LBFGSB(), steps=2)
+    assert report.history[0].value > 1e290 and np.isfinite(report.history[0].gradient_norm)
+
+
 def test_a_criterion_that_fails_is_told_from_a_run_that_does():
     problem = ih.Bilevel(
         ih.GradientDescent(lambda x, theta: 0.5 * jnp.sum(x**2), np.ones(1)), lambda x, theta: jnp.log(-x[0])

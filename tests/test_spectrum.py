@@ -98,3 +98,41 @@ def test_what_is_indefinite_has_no_step():
         found.terms(1e-3)
     with pytest.raises(ValueError, match="accuracy = 2.0"):
         spectrum_of(np.eye(2)).terms(2.0)
+
+
+@pytest.mark.parametrize(
+    ("A", "smallest", "radius"),
+    [
+        (np.eye(300), 1.0, 0.0),
+        (np.zeros((300, 300)), 0.0, 1.0),
+        (np.zeros((2, 2)), 0.0, 1.0),
+        (-np.eye(2), -1.0, 2.0),
+        (np.zeros((0, 0)), np.nan, 0.0),
+    ],
+    ids=["one eigenvalue", "zero", "small zero", "negative", "empty"],
+)
+def test_degenerate_matrices(A, smallest, radius):
+    found = spectrum_of(A)
+    assert found.smallest == pytest.approx(smallest, nan_ok=True) and found.radius == pytest.approx(radius)
+
+
+def test_advice_for_complex_eigenvalues():
+    """1 +- 5i: real parts allow a step below 2, the moduli only one below 1/13."""
+    found = spectrum_of(np.array([[1.0, 5.0], [-5.0, 1.0]]), 0.1, symmetric=False)
+    assert not found.converges and "take a smaller step, or GMRES()" in found.refusal
+    assert spectrum_of(np.array([[1.0, 5.0], [-5.0, 1.0]]), 0.07, symmetric=False).converges
+
+
+def test_an_empty_support_has_nothing_to_refuse():
+    K, y, held, held_y = zoo.ridge_problem(30, 6)
+    bilevel = ih.Bilevel(ih.ElasticNet(K, y), ih.HeldOut(held, held_y))
+    found = ih.Implicit(ih.Neumann(3, step=1.0))(bilevel, {"l1": 1e6, "l2": 2.0})
+    assert found.gradient["l1"] == 0
+
+
+@pytest.mark.parametrize("build", [ih.Ridge, ih.ElasticNet])
+def test_one_that_overflows_is_refused_with_its_numbers_too(build):
+    K, y, held, held_y = zoo.ridge_problem(30, 6)
+    theta = {"l2": 2.0} | ({"l1": 0.1} if build is ih.ElasticNet else {})
+    with pytest.raises(ih.NotConverged, match=r"spectral radius 5\d.*take a step below 0.0"):
+        ih.Implicit(ih.Neumann(400, step=1.0))(ih.Bilevel(build(K, y), ih.HeldOut(held, held_y)), theta)

@@ -9,7 +9,19 @@ from jax.flatten_util import ravel_pytree
 
 from invhyper import tree
 from invhyper.fixed_point import no_fixed_point
-from invhyper.hypergradient.run import CHECKPOINTED, STORED, TAPE, TAPED, Run, check_steps, moved, name_of, tape, weight
+from invhyper.hypergradient.run import (
+    CHECKPOINTED,
+    STORED,
+    TAPE,
+    TAPED,
+    Run,
+    check_steps,
+    criterion_of,
+    moved,
+    name_of,
+    tape,
+    weight,
+)
 from invhyper.problem import NotConverged, restart
 
 
@@ -125,10 +137,11 @@ def _evaluate(method, problem, theta, start, stop, tol):
             change = jnp.maximum(change, jnp.max(jax.vmap(moved)(along_after, tangents)))
         return after, along_after, change, t + 1
 
-    change = jnp.full((), jnp.inf, jnp.result_type(*jax.tree.leaves(theta)))
+    # In the precision that a step finds it in, whatever those of x and theta are.
+    change = jnp.full((), jnp.inf, jax.eval_shape(step, (state, tangents, None, jnp.zeros((), int)))[2].dtype)
     state, tangents, change, steps = jax.lax.while_loop(going, step, (state, tangents, change, jnp.zeros((), int)))
     x = iteration.output(state)
-    value, slopes = along(lambda state, theta: problem.criterion(iteration.output(state), theta), state, tangents)
+    value, slopes = along(lambda state, theta: criterion_of(problem, iteration.output(state), theta), state, tangents)
     return value, x, change, unravel(slopes), steps
 
 

@@ -91,9 +91,9 @@ class Implicit(eqx.Module):
             lambda problem, warm: compute(self, problem, theta, warm, tol, throw), problem, warm, throw
         )
         if throw:
-            _raise_if_bad(evaluation, problem.lower, theta, tol, adjoint_tol(self.linear_solver, tol))
-            if isinstance(self.linear_solver, linear_solvers.Neumann):
+            if isinstance(self.linear_solver, linear_solvers.Neumann) and evaluation.certificate.lower_residual <= tol:
                 refuse_divergence(self.linear_solver, problem, theta, warm, evaluation)
+            _raise_if_bad(evaluation, problem.lower, theta, tol, adjoint_tol(self.linear_solver, tol))
         return evaluation
 
     def layer(self, lower: LowerLevel, tol: float = 1e-8):

@@ -58,7 +58,7 @@ class OneStep(eqx.Module):
             theta = lower.check(theta)
             resting = at_rest(lower, theta)
             state = jax.lax.stop_gradient(resting.solve(theta, start=resting.cold_start(theta), tol=tol).memo)
-            return resting.iterate.output(resting.iterate.step(state, theta, 0))
+            return resting.iterate.output(resting.iterate.step(state, theta, jnp.zeros((), int)))
 
         return solve
 

@@ -112,6 +112,14 @@ def check_steps(name: str, steps, what: str = "steps"):
         raise ValueError(f"{name} {what} = {steps!r}: a whole number, at least 1, is wanted")
 
 
+def criterion_of(problem: Bilevel, x: PyTree, theta: PyTree):
+    """C(x, theta); ValueError if it is no scalar."""
+    value = problem.criterion(x, theta)
+    if jnp.shape(value) != ():
+        raise ValueError(f"the criterion returned shape {jnp.shape(value)}: a scalar is wanted")
+    return value
+
+
 def name_of(lower: LowerLevel) -> str:
     """What sentences call the process of a lower level."""
     return type(lower.iterate if isinstance(lower, Process) else lower).__name__
@@ -132,10 +140,11 @@ def weight(part: PyTree) -> int:
 def tape(iteration: Iteration, state: PyTree, theta: PyTree) -> int:
     """Bytes that reverse mode keeps of one step: what its transpose needs and the step does not find again outside."""
     dynamic, static = eqx.partition(state, eqx.is_inexact_array)
+    first = jnp.zeros((), int)
 
     def kept(dynamic, theta):
         def step(dynamic, theta):
-            return eqx.filter(iteration.step(eqx.combine(dynamic, static), theta, 0), eqx.is_inexact_array)
+            return eqx.filter(iteration.step(eqx.combine(dynamic, static), theta, first), eqx.is_inexact_array)
 
         return jax.tree.leaves(jax.vjp(step, dynamic, theta)[1])
 

@@ -84,6 +84,8 @@ def _on_vectors(lower, theta, solution):
         def product(v):
             return np.asarray(_product(lower, theta, solution, v))
 
+    if n == 0:
+        return np.zeros((0, 0)), True
     A = ssl.LinearOperator((n, n), matvec=lambda v: product(np.ravel(v)), dtype=float)
     u, v = np.random.default_rng(0).standard_normal((2, n))
     image = A @ v

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invhyper import tree
-from invhyper.hypergradient.run import CHECKPOINTED, STORED, TAPE, Run, check_steps, moved, tape, weight
+from invhyper.hypergradient.run import CHECKPOINTED, STORED, TAPE, Run, check_steps, criterion_of, moved, tape, weight
 from invhyper.problem import restart
 
 
@@ -77,7 +77,7 @@ class Unrolled(Run):
 def _evaluate(method, problem, theta, start, stop):
     def criterion(theta):
         x, change, steps = _run(method, problem.lower, theta, start, stop)
-        return problem.criterion(x, theta), (x, change, steps)
+        return criterion_of(problem, x, theta), (x, change, steps)
 
     (value, (x, change, steps)), gradient = jax.value_and_grad(criterion, has_aux=True)(theta)
     return value, x, change, gradient, steps

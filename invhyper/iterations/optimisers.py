@@ -54,7 +54,7 @@ class Optimiser(Iteration):
             x = start.x
         else:
             x = self.start(theta) if callable(self.start) else self.start
-        return self.first(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, jnp.float32)), x))
+        return self.first(jax.tree.map(_floating, x))
 
     def first(self, x: PyTree) -> PyTree:
         """The state at t = 0."""
@@ -77,15 +77,18 @@ class Optimiser(Iteration):
 
     def rate(self, theta: PyTree, t) -> PyTree:
         """The step size: a number, or one for each group of parameters."""
-        return self.number(theta, self.size, t) if self.schedule is None else self.schedule(theta, t)
+        if self.schedule is None:
+            return self.number(theta, self.size, t)
+        return call(lambda theta: self.schedule(theta, t), theta, "schedule(theta, t)")
 
     def moved(self, x: PyTree, direction: PyTree, theta: PyTree, t) -> PyTree:
         """x - eta_t direction."""
         rate = self.rate(theta, t)
-        if jax.tree.structure(rate).num_leaves == 1:
-            rate = jax.tree.map(lambda _: jax.tree.leaves(rate)[0], x)
-        else:
-            rate = jax.tree.map(lambda r, part: jax.tree.map(lambda _: r, part), rate, x)
+        if not _is_prefix(rate, x):
+            raise ValueError(
+                f"the step size has the groups {tree.paths(rate)}, which are not those of x: {tree.paths(x)}"
+            )
+        rate = jax.tree.map(lambda r, part: jax.tree.map(lambda _: r, part), rate, x)
         return tree.like(x, jax.tree.map(lambda r, x, d: x - r * d, rate, x, direction))
 
     def number(self, theta: PyTree, key: str, t, default: float | None = None) -> PyTree:
@@ -96,7 +99,12 @@ class Optimiser(Iteration):
 
     def _batch(self, t):
         if callable(self.batches):
-            return self.batches(t)
+            try:
+                return self.batches(t)
+            except jax.errors.TracerArrayConversionError:
+                raise TypeError(
+                    "batches(t) indexes a NumPy array by t, which is traced: make it a JAX array, jnp.asarray(rows)[t]"
+                ) from None
         count = jnp.shape(jax.tree.leaves(self.batches)[0])[0]
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[t % count], self.batches)
 
@@ -122,6 +130,10 @@ class Optimiser(Iteration):
                 near = nearest(key, theta)
                 hint = f" (is {near!r} a slip?)" if near else ""
                 raise ValueError(f"theta lacks {key!r}{hint}: {name} wants {', '.join(map(repr, needed))}")
+        for key in (*self.own, getattr(self.schedule, "key", None)) if isinstance(theta, dict) else ():
+            if isinstance(theta.get(key), list | tuple) and not _is_prefix(theta[key], self.start):
+                kind = type(theta[key]).__name__
+                raise ValueError(f"theta {key!r} is a {kind}: one array of its numbers is wanted, np.array([...])")
         for key in self.own if isinstance(theta, dict) else ():
             if key in theta:
                 self._check_shapes(key, theta[key], steps)
@@ -270,14 +282,14 @@ class AdamIteration(Optimiser):
 
 
 def root(v: Array) -> Array:
-    """sqrt(v), with the derivative 0 at 0."""
-    positive = v > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1.0)), 0.0)
+    """sqrt(v), with the derivative 0 at 0 (and below, where it is NaN as ever)."""
+    flat = v <= 0
+    return jnp.where(flat, jnp.where(v < 0, jnp.nan, 0.0).astype(v.dtype), jnp.sqrt(jnp.where(flat, 1.0, v)))
 
 
 def _ratio(a, b):
     """a / b, and 0 where b is 0."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
 
 def _is_prefix(prefix: PyTree, whole: PyTree) -> bool:
@@ -286,6 +298,13 @@ def _is_prefix(prefix: PyTree, whole: PyTree) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _floating(leaf):
+    """An array of floating point, in single precision if it came so: a number of Python's counts as a double."""
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and hasattr(leaf, "dtype"):
+        return jnp.asarray(leaf)
+    return jnp.asarray(leaf, float)
 
 
 def _start_leaf(name: str, leaf):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import numpy as np
+import scipy.linalg
 
 from invhyper.bilevel import Bilevel
 from invhyper.hypergradient.run import warm_start
@@ -134,7 +135,7 @@ class Objective:
     def gradient_norm(self, point: Point) -> float:
         """Euclidean norm of dF/du, each entry cut at the distance to the bound it points to."""
         step = np.clip(point.u - point.slope, self.lower, self.upper) - point.u
-        return float(np.linalg.norm(step))
+        return _norm(step)
 
     def stationary_sentence(self, point: Point) -> str:
         """How a search says that it ended at a stationary point."""
@@ -173,13 +174,18 @@ class Objective:
             seconds=self.seconds,
         )
         if self._last is None:
-            self.scale = max(abs(point.value), float(np.linalg.norm(point.slope)))
+            self.scale = max(abs(point.value), _norm(point.slope))
         self._last = (point, evaluation)
         if self.best is None or _rank(point, self.lower_tol) < _rank(self.best, self.lower_tol):
             self.best, self.best_evaluation = point, evaluation
         self.history.append(step)
         for watch in self.watch:
             watch(step)
+
+
+def _norm(v: np.ndarray) -> float:
+    """|v| by BLAS, which does not square what is near overflow, as the slope of a run that nearly diverged."""
+    return float(scipy.linalg.norm(v, check_finite=False))
 
 
 def _rank(point: Point, lower_tol: float):
