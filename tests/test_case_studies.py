@@ -33,6 +33,7 @@ STUDIES = (
     "implicit_and_unrolled",
     "momentum_and_curvature",
     "hyper_cleaning",
+    "learned_adam",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -62,6 +63,7 @@ PICTURES = {
     "indometacin": {"individual_fits.png", "observed_predicted.png", "predictive_check.png", "shrinkage.png"},
     "momentum_and_curvature": {"momentum.png", "runs.png"},
     "hyper_cleaning": {"weights.png", "digits.png"},
+    "learned_adam": {"training.png", "step_sizes.png"},
 }
 
 
@@ -426,3 +428,11 @@ def test_hyper_cleaning_finds_the_wrong_labels(quick):
     value = -np.mean(np.sum(labels[data.y_val] * log_chance(data.A_val, x), axis=1))
     assert report.value == pytest.approx(value, rel=1e-9)
     assert np.mean(np.argmax(data.A_test @ x, axis=1) == data.y_test) == found["cleaned"] > found["all"] + 0.04
+
+
+def test_learned_adam_beats_random_search_with_a_third_of_its_runs(quick):
+    found = quick("learned_adam").findings
+    assert found["learned_loss"] <= found["random_loss"] == found["random"].min()
+    assert 3 * found["runs_spent"] <= found["random_runs"]
+    assert found["optax_loss"] == pytest.approx(found["defaults_loss"], rel=1e-9)
+    assert found["learned_loss"] == pytest.approx(found["curves"][-1, -1], rel=1e-9)
