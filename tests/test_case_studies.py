@@ -34,6 +34,7 @@ STUDIES = (
     "momentum_and_curvature",
     "hyper_cleaning",
     "learned_adam",
+    "learned_schedule",
 )
 IMAGING = {  # their pictures are scikit-image's
     "bpdn_weight",
@@ -64,6 +65,7 @@ PICTURES = {
     "momentum_and_curvature": {"momentum.png", "runs.png"},
     "hyper_cleaning": {"weights.png", "digits.png"},
     "learned_adam": {"training.png", "step_sizes.png"},
+    "learned_schedule": {"schedules.png", "spent.png", "fresh.png"},
 }
 
 
@@ -436,3 +438,10 @@ def test_learned_adam_beats_random_search_with_a_third_of_its_runs(quick):
     assert 3 * found["runs_spent"] <= found["random_runs"]
     assert found["optax_loss"] == pytest.approx(found["defaults_loss"], rel=1e-9)
     assert found["learned_loss"] == pytest.approx(found["curves"][-1, -1], rel=1e-9)
+
+
+def test_learned_schedule_beats_its_grid_with_a_third_of_the_runs(quick):
+    found = quick("learned_schedule").findings
+    assert found["learned_loss"] <= found["grid_loss"] == np.nanmin(found["map"])
+    assert 3 * found["evaluations"] <= found["grid_runs"] == 225 and found["inside"]
+    assert found["path"][0, -1] > 1.5 * found["grid_loss"]
