@@ -1,12 +1,17 @@
-"""What every test shares: a headless matplotlib, and the order of the files."""
+"""What every test shares: a headless matplotlib, the order of the files, the quick runs of the case studies."""
 
 import os
+
+import pytest
+import studies
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # The files that take longest, these first: a worker that begins one of them last keeps the others waiting.
 LONGEST = (
     "test_case_studies",
+    "test_case_studies_ode",
+    "test_case_studies_runs",
     "test_docstrings",
     "test_mixed_effects_ode",
     "test_theophylline",
@@ -23,3 +28,15 @@ def pytest_collection_modifyitems(items):
     """Files in the order of LONGEST, then as they were found; tests of a file stay as they stand there."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+def pytest_generate_tests(metafunc):
+    """The tests of a class of studies, once for each of them."""
+    if metafunc.cls is not None and issubclass(metafunc.cls, studies.Studies) and "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", metafunc.cls.pictures)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """study name -> its report, run once with --quick, from a folder that is not the checkout."""
+    return studies.quickly(tmp_path_factory.mktemp("elsewhere"))
