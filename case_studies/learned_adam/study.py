@@ -103,12 +103,13 @@ def scaled(alpha, beta1, beta2) -> ih.Parameters:
     )
 
 
-def learn(rows: Digits, watch: Sequence[Callable] = ()) -> tuple[ih.Report, ih.Report]:
+def learn(rows: Digits, seed: int, watch: Sequence[Callable] = ()) -> tuple[ih.Report, ih.Report]:
     """Three numbers from optax's defaults, then `STRETCHES` step sizes and two rates from there."""
     three = ih.tune(problem(rows), scaled(**OPTAX), ih.Unrolled(STEPS), ih.LBFGSB(), steps=10, watch=watch)
     found = {name: float(value) for name, value in three.theta.items()}
     many = scaled(np.full(STRETCHES, found["alpha"]), found["beta1"], found["beta2"])
-    return three, ih.tune(problem(rows, stretches()), many, ih.Unrolled(STEPS), ih.LBFGSB(), steps=12, watch=watch)
+    method, search = ih.Unrolled(STEPS), ih.LBFGSB()
+    return three, ih.tune(problem(rows, stretches()), many, method, search, steps=12, watch=watch, seed=seed)
 
 
 def draw(seed: int, count: int) -> list[dict]:
@@ -123,7 +124,7 @@ def one_split(seed: int, draws: int, watch: Sequence[Callable] = ()) -> tuple[ih
     """Defaults, random search and the two learned sets of numbers on one split of the rows."""
     rows = digits(seed)
     plain, staged = problem(rows), problem(rows, stretches())
-    three, many = learn(rows, watch)
+    three, many = learn(rows, seed, watch)
     thetas = draw(seed, draws)
     random = np.array([outcome(plain, rows.test, {k: jnp.asarray(v) for k, v in t.items()})[0] for t in thetas])
     best = thetas[int(np.nanargmin(random))]
