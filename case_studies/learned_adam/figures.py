@@ -31,20 +31,21 @@ def draw(report: Report, folder: Path) -> list[Path]:
 def descent(report: Report):
     """The best validation loss so far over the training runs spent."""
     found = report.findings
-    price = found["runs_spent"] / found["evaluations"]
     figure, grid = plots.canvas(size=(6.8, 4.4))
     axes = grid[0, 0]
-    spent = price * np.arange(1, len(found["path"]) + 1)
+    spent, first = found["runs_spent"], found["first"]
+    turn = np.sqrt(spent[first - 1] * spent[first])
+    low, high = sorted(found["runs_per_hypergradient"])
     axes.step(spent, np.fmin.accumulate(found["path"]), where="post", color=COLOURS["learned"], label="learned")
     axes.plot(spent, found["path"], "o", color=COLOURS["learned"], ms=3.5, alpha=0.6)
-    axes.axvline(price * 10.5, color=plots.GREY, lw=1, ls=":")
-    axes.annotate(
-        "from here on\n30 step sizes", (price * 10.5, 0.9), xytext=(6, 0), textcoords="offset points", fontsize=9
-    )
+    axes.axvline(turn, color=plots.GREY, lw=1, ls=":")
+    axes.annotate("from here on\n30 step sizes", (turn, 0.9), xytext=(6, 0), textcoords="offset points", fontsize=9)
     draws = np.arange(1, len(found["random"]) + 1)
     axes.step(draws, np.fmin.accumulate(found["random"]), where="post", color=COLOURS["random"], label="random search")
     axes.set(xscale="log", yscale="log", ylim=(0.8 * min(found["path"]), 2.5))
-    axes.set(xlabel="training runs spent (a hypergradient counts as 3)", ylabel="best validation loss so far")
+    counts = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} or {high:.0f}"
+    axes.set(xlabel=f"training runs spent (a hypergradient takes the time of {counts})")
+    axes.set(ylabel="best validation loss so far")
     plots.log_ticks(axes.xaxis)
     plots.log_ticks(axes.yaxis)
     axes.legend(loc="upper right")
@@ -56,7 +57,9 @@ def criterion(report: Report):
     found = report.findings
     figure, grid = plots.canvas(size=(6.8, 4.4))
     axes = grid[0, 0]
-    axes.plot(found["random_alpha"], found["random"], ".", color=COLOURS["random"], alpha=0.5, label="random draws")
+    axes.plot(
+        found["random_alpha"], found["random"], ".", color=COLOURS["random"], ms=3.5, alpha=0.5, label="random draws"
+    )
     axes.plot(1e-3, found["defaults_loss"], "s", color=COLOURS["defaults"], ms=8, label=NAMES["defaults"])
     axes.plot(found["three"]["alpha"], found["three_loss"], "D", color=COLOURS["three"], ms=8, label=NAMES["three"])
     axes.axhline(found["learned_loss"], color=COLOURS["learned"], lw=1.8, ls="--", label=NAMES["learned"])
@@ -64,7 +67,7 @@ def criterion(report: Report):
     axes.set(xlabel="alpha", ylabel="validation loss after 300 steps")
     plots.log_ticks(axes.xaxis)
     plots.log_ticks(axes.yaxis)
-    axes.legend(loc="upper center", fontsize=9)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=9)
     return figure
 
 
