@@ -214,6 +214,11 @@ def test_the_studies_are_found_from_anywhere(here):
         "population_q",
         "spatially_varying_tv",
         "theophylline",
+        "implicit_and_unrolled",
+        "momentum_and_curvature",
+        "hyper_cleaning",
+        "learned_schedule",
+        "learned_adam",
         "tv_denoising",
     }
     for folder in cli.studies().values():
