@@ -1,5 +1,7 @@
 """Arithmetic on pytrees: dot product, norm, scaled sums, and flat vectors of theta."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +86,21 @@ def entries(a: PyTree) -> list[str]:
         for path, leaf in zip(paths(a), jax.tree.leaves(a), strict=True)
         for index in np.ndindex(np.shape(leaf))
     ]
+
+
+def ravel(a: PyTree) -> tuple[np.ndarray, Callable[[np.ndarray], PyTree]]:
+    """All leaves in one NumPy vector, and its inverse (`jax.flatten_util.ravel_pytree` is that of traced code).
+
+    >>> flat, unravel = ravel({"l1": 1.0, "l2": np.array([2.0, 3.0])})
+    >>> print(flat, unravel(2 * flat)["l2"])
+    [1. 2. 3.] [4. 6.]
+    """
+    leaves, structure = jax.tree.flatten(a)
+    leaves = [np.asarray(leaf) for leaf in leaves]
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def unravel(vector):
+        parts = zip(np.split(vector, ends), leaves, strict=True)
+        return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
+
+    return np.concatenate([leaf.ravel() for leaf in leaves]), unravel

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 from jaxtyping import PyTree
 
 from invhyper import tree
@@ -58,10 +59,7 @@ class Run(eqx.Module):
     def _diverged(self, problem, theta, start, tol, throw) -> Evaluation:
         """The evaluation of the longest finite run, with a sentence about the whole; or NotConverged with both."""
         bad, before = (np.asarray(part) for part in _first_bad(problem.lower, theta, start, self.most))
-        said, advice = (
-            self._sentence(problem.lower, int(bad), float(before)),
-            "lower the step size or the number of steps",
-        )
+        said = self._sentence(problem.lower, int(bad), float(before))
         high = int(bad) if bad <= self.most else self.most
         best = longest_finite(
             lambda stop: self.differentiated(problem, theta, start, np.asarray(stop), np.asarray(tol)), high
@@ -71,7 +69,7 @@ class Run(eqx.Module):
         evaluation = _evaluation(problem.lower, best)
         steps = evaluation.solution.steps
         said = f"{said}; the last finite hypergradient, of its first {steps} steps, is {_shown(evaluation.gradient)}"
-        said = f"{said}: {advice}"
+        said = f"{said}: lower the step size or the number of steps"
         if throw:
             raise NotConverged(said, evaluation)
         solution = Solution(evaluation.solution.x, float("inf"), steps, said)
@@ -150,7 +148,7 @@ def tape(iteration: Iteration, state: PyTree, theta: PyTree) -> int:
 
     jaxpr = jax.make_jaxpr(kept)(dynamic, theta).jaxpr
     outside = {*jaxpr.constvars, *jaxpr.invars[len(jax.tree.leaves(dynamic)) :]}
-    kept = {var for var in jaxpr.outvars if hasattr(var, "count") or not hasattr(var, "val")} - outside
+    kept = {var for var in jaxpr.outvars if not isinstance(var, Literal)} - outside
     return sum(math.prod(var.aval.shape) * var.aval.dtype.itemsize for var in kept)
 
 
@@ -193,5 +191,5 @@ def _shown(gradient) -> str:
     """A gradient in words: its numbers if they are few, else its norm."""
     if tree.size(gradient) > 6:
         return f"of norm {float(tree.norm(gradient)):.3g}"
-    numbers = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
-    return ", ".join(f"{name} {number:.3g}" for name, number in zip(tree.entries(gradient), numbers, strict=True))
+    pairs = zip(tree.entries(gradient), tree.ravel(gradient)[0], strict=True)
+    return ", ".join(f"{name} {number:.3g}" for name, number in pairs)

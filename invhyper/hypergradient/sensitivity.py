@@ -107,8 +107,8 @@ def _field_derivative(lower, solution, theta, name) -> tuple[Callable, Callable]
 def _on_host(lower, solution, theta, data, tol):
     """The same in NumPy; the derivative in data is known by its transpose only."""
     linearisation = lower.linearise(solution, theta)
-    flat, of_theta = _flat(theta)
-    x, of_x = _flat(solution.x)
+    flat, of_theta = tree.ravel(theta)
+    x, of_x = tree.ravel(solution.x)
     residuals = [0.0]
 
     def solved(rhs, transpose):
@@ -118,25 +118,14 @@ def _on_host(lower, solution, theta, data, tol):
 
     if data is None and flat.size <= x.size:
         steps = [linearisation.P(solved(linearisation.B(of_theta(e)), False)) for e in np.eye(flat.size)]
-        return -np.stack([_flat(step)[0] for step in steps], axis=1), max(residuals)
+        return -np.stack([tree.ravel(step)[0] for step in steps], axis=1), max(residuals)
     rows = []
     for e in np.eye(x.size):
         z = solved(linearisation.P_transpose(of_x(e)), True)
-        rows.append(_flat(linearisation.B_transpose(z) if data is None else linearisation.data_transpose(z)[data])[0])
+        rows.append(
+            tree.ravel(linearisation.B_transpose(z) if data is None else linearisation.data_transpose(z)[data])[0]
+        )
     return -np.stack(rows), max(residuals)
-
-
-def _flat(values):
-    """A flat NumPy vector and its inverse."""
-    leaves, structure = jax.tree.flatten(values)
-    leaves = [np.asarray(leaf) for leaf in leaves]
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-
-    def unravel(vector):
-        parts = zip(np.split(vector, ends), leaves, strict=True)
-        return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
-
-    return np.concatenate([leaf.ravel() for leaf in leaves]), unravel
 
 
 def _unflatten(matrix, x, wanted):

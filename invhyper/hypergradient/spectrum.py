@@ -66,18 +66,12 @@ def _on_vectors(lower, theta, solution):
     """A on flat vectors, and whether it is symmetric."""
     if lower.host:
         linearisation = lower.linearise(solution, theta)
-        example = linearisation.P_transpose(solution.x)
-        ends = np.cumsum([np.size(leaf) for leaf in jax.tree.leaves(example)])
-        leaves, structure = jax.tree.flatten(example)
+        flat, unravel = tree.ravel(linearisation.P_transpose(solution.x))
+        n = flat.size
 
         def product(v):
-            parts = zip(np.split(v, ends[:-1]), leaves, strict=True)
-            image = apply(
-                linearisation, jax.tree.unflatten(structure, [p.reshape(np.shape(leaf)) for p, leaf in parts])
-            )
-            return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(image)])
+            return tree.ravel(apply(linearisation, unravel(v)))[0]
 
-        n = int(ends[-1])
     else:
         n = tree.size(jax.eval_shape(lambda: lower.linearise(solution, theta).P_transpose(solution.x)))
 
