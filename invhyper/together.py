@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invhyper.problem import ABOVE_TOLERANCE, Linearisation, LowerLevel, Solution
+from invhyper.strata.critical_cone import joined
 
 
 class Together(LowerLevel):
@@ -152,6 +153,9 @@ def block_diagonal(blocks: list[Linearisation]) -> Linearisation:
     def solve_each(rhs, transpose):
         return tuple(b.solve(part, transpose) for b, part in zip(blocks, rhs, strict=True))
 
+    def degenerate(tolerance):
+        return joined([b.degenerate(tolerance) for b in blocks], _named)
+
     return Linearisation(
         A=None,
         P=lambda c: tuple(b.P(part) for b, part in zip(blocks, c, strict=True)),
@@ -162,6 +166,7 @@ def block_diagonal(blocks: list[Linearisation]) -> Linearisation:
         stratum=tuple(b.stratum for b in blocks),
         margin=jnp.min(jnp.stack([jnp.asarray(b.margin) for b in blocks])) if traced else blocks[nearest].margin,
         margin_of=blocks[0].margin_of if traced else _named(nearest, blocks[nearest].margin_of),
+        degenerate=degenerate if all(b.degenerate is not None for b in blocks) else None,
         residual=tuple(b.residual for b in blocks) if all(b.residual is not None for b in blocks) else None,
         blocks=tuple(blocks),
     )

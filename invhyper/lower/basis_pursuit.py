@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse.linalg as ssl
 from jaxtyping import Array, Float
 
+from invhyper.lower import l1_kinks
 from invhyper.lower.bpdn import BPDN
 from invhyper.lower.conic import undefined
 from invhyper.lower.data import host_matrix, host_vector, traced
@@ -228,8 +229,7 @@ def _on_sphere(lower, memo) -> Linearisation:
     def data_transpose(z):
         return {"y": -(found.columns @ z[:k]) - misfit * (z[k] / mu)}
 
-    sizes = np.sqrt(found.equations.diagonal) / float(np.linalg.norm(lower.y))
-    margin, margin_of = found.support.margin(found.values, sizes, np.abs(found.correlation) / mu)
+    margin, margin_of = l1_kinks.conditions(memo.solution.memo.design, lower.y, found, None).margin()
     if mu / found.scale < margin:
         margin, margin_of = mu / found.scale, "the ball is about to lose its last point: epsilon nears its least"
     excess = (epsilon - np.linalg.norm(misfit)) * (epsilon + np.linalg.norm(misfit))

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg as ssl
 
+from invhyper.lower import bregman_kinks
 from invhyper.lower.bregman_solve import Memo, solve
 from invhyper.problem import Linearisation, Solution
 from invhyper.strata.margin import margin as margin_at
@@ -46,12 +47,17 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         rhs = rhs / unit
         return found.system.solve(rhs[:m], rhs[m:]) / unit
 
+    def force(dtheta):
+        return _pushed(lower, theta, dtheta, found.z, shape)
+
+    def degenerate(tolerance):
+        moved = force if moves else None
+        return bregman_kinks.critical_cone(lower, theta, found, memo.multipliers.p, moved, tolerance)
+
     def B(dtheta):
-        filled = ((penalty.fill(np.asarray(dtheta[key])), penalty.shape) for key, penalty in lower.penalties.items())
-        spread = [np.broadcast_to(*each).ravel() for each in filled]
-        change = model.D.T @ ((kept * np.concatenate(spread))[model.group] * found.d)
+        change = model.D.T @ ((kept * bregman_kinks.weight_change(lower, dtheta))[model.group] * found.d)
         if moves:
-            change = change + _pushed(lower, theta, dtheta, found.z, shape)
+            change = change + force(dtheta)
         return gather(change)
 
     def B_transpose(z):
@@ -82,6 +88,7 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         stratum=found.key,
         margin=margin,
         margin_of=margin_of,
+        degenerate=degenerate,
         data_transpose=data_transpose,
         residual=unit * found.residual,
     )

@@ -17,13 +17,13 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse import csc_array, csr_array, eye_array
 
+from invhyper.lower import constrained_kinks
 from invhyper.lower.conic import SOLVED, STATUS, interior_point, undefined
 from invhyper.operators.design import Design
 from invhyper.problem import Linearisation, NotConverged, Solution
 from invhyper.strata import faces as face
 from invhyper.strata.faces import Cones, Groups, Programme
 from invhyper.strata.saddle import Saddle, Singular
-from invhyper.strata.support import Support
 
 SLIP = 1e-10  # relative: signs and bounds may miss by this before a face counts as left
 EXCHANGES = 25
@@ -267,7 +267,7 @@ def _not_unique(point: Point) -> str:
         null = point.saddle.null
     except Singular as reason:
         return f"{reason}: drop dependent columns of A or redundant constraints"
-    if null.shape[1] and abs(null[: point.face.support.size]).max() > 1e-7:
+    if np.abs(null[: point.face.support.size].data).max(initial=0.0) > 1e-7:
         return (
             "x* is not unique: columns of A on its support are dependent (repeated, perhaps), so it has no derivative: "
             "drop one, or write the problem as a Cone with a small multiple of sum_squares"
@@ -302,14 +302,16 @@ def linearise(lower, solution, theta) -> Linearisation:
     problem, S = point.problem, point.face.support
     p, k, size = problem.weight.size, S.size, point.saddle.matrix.shape[0]
     shape = np.shape(theta["weight"])
+    # Where a weight is zero, the slope is that towards positive weights.
+    signs = np.where(problem.weight[S] > 0, point.face.signs, np.sign(point.values))
 
     def B(dtheta):
-        slope = point.face.signs * np.broadcast_to(dtheta["weight"], (p,))[S]
+        slope = signs * np.broadcast_to(dtheta["weight"], (p,))[S]
         return np.concatenate([slope, np.zeros(size - k)])
 
     def B_transpose(z):
         slope = np.zeros(p)
-        slope[S] = point.face.signs * z[:k]
+        slope[S] = signs * z[:k]
         return {"weight": slope if shape else np.asarray(slope.sum())}
 
     def P(c):
@@ -317,7 +319,7 @@ def linearise(lower, solution, theta) -> Linearisation:
         x[S] = c[:k]
         return x
 
-    margin, margin_of = _margin(point)
+    margin, margin_of = constrained_kinks.conditions(point).margin()
     return Linearisation(
         A=point.saddle.matrix,
         P=P,
@@ -328,24 +330,7 @@ def linearise(lower, solution, theta) -> Linearisation:
         stratum=(S, point.face.signs, point.face.rows),
         margin=margin,
         margin_of=margin_of,
+        degenerate=lambda tolerance: constrained_kinks.critical_cone(point, tolerance),
         data_transpose=lambda z: {"y": -problem.design.weigh(problem.design.predict(point.columns, S, z[:k]))},
         residual=point.defect,
     )
-
-
-def _margin(point: Point) -> tuple[float, str]:
-    problem, face = point.problem, point.face
-    size = float(np.linalg.norm(problem.y)) or 1.0
-    squares = np.asarray((point.columns * point.columns).sum(axis=0)).ravel()
-    room = np.minimum(problem.high - point.pull, point.pull - problem.low)
-    ratios = 1.0 - room / np.where(problem.weight > 0, problem.weight, point.scale)
-    support = Support(face.support, face.signs)
-    nearest = [support.margin(point.values, np.sqrt(squares) / size, ratios)]
-    (_, _), (_, _), *edges = _left_behind(point)
-    for (beyond, rows), said in zip(edges, ("active", "inactive"), strict=True):
-        moves = np.any(problem.G[rows][:, face.support] != 0, axis=1)
-        rows, distances = problem.rows[rows[moves]], -beyond[moves]
-        if rows.size:
-            i = int(np.argmin(distances))
-            nearest.append((max(float(distances[i]), 0.0), f"inequality {int(rows[i])} is about to become {said}"))
-    return min(nearest)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from invhyper.iterations.proximal import ProximalGradient, soft_threshold
 from invhyper.linear_solvers import largest_eigenvalue
+from invhyper.lower import l1_kinks
 from invhyper.lower.data import host_matrix, host_vector, host_weight
 from invhyper.operators.design import Design
 from invhyper.operators.sparse import Sparse
@@ -249,11 +250,8 @@ def _linearisation(lower, theta, design, found) -> Linearisation:
     def B_transpose(z):
         return {key: _gather(slope * z[:k], S, np.shape(theta[key])) for key, slope in slopes.items()}
 
-    sizes = np.sqrt(np.maximum(found.equations.diagonal - found.l2[S], 0.0))
-    centred = design.centre(lower.y)
-    data = np.sqrt(max(float(design.weigh(centred) @ centred), np.finfo(float).tiny))
-    ratios = np.abs(found.correlation) / np.where(found.l1 > 0, found.l1, np.inf)
-    margin, margin_of = found.support.margin(found.values, sizes / data, ratios)
+    spread = design.spread if lower.standardise else None
+    margin, margin_of = l1_kinks.conditions(design, lower.y, found, spread).margin()
     bordered = _bordered(found.equations.matrix, means, design.total) if b else found.equations.matrix
     return Linearisation(
         A=bordered,
@@ -265,6 +263,7 @@ def _linearisation(lower, theta, design, found) -> Linearisation:
         stratum=found.support.sorted(),
         margin=margin,
         margin_of=margin_of,
+        degenerate=lambda tolerance: l1_kinks.critical_cone(lower, design, found, tolerance),
         data_transpose=lambda z: _data_transpose(lower, design, found, z),
         residual=np.concatenate([found.defect, np.zeros(b)]),
     )

@@ -1,47 +1,96 @@
-"""How far a solution with a sum of norms stands from the edge of its stratum."""
+"""The conditions that define the stratum of a sum of norms, and how far a solution stands from the nearest."""
+
+from typing import NamedTuple
 
 import numpy as np
 
+from invhyper.strata.critical_cone import Conditions
 from invhyper.strata.norms import NOISE, Polished
 
 # Up to this many vanishing rows their independence is looked up in the matrix itself.
 ROWS = 400
 
 
-def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
-    """The relative distance to the nearest kink, and what stands there.
-
-    Two regions about to merge: the smallest active |d_g| over max |z|. An entry about to meet its bound: its distance
-    over max |z|. Regions about to split: 1 - |p_g| / w_g, only where the multipliers are unique: the
-    vanishing rows of D are independent (a forest of ties, as in one dimension) and nothing else binds. A weight of zero
-    where its norm is zero is a kink: the slope is that towards positive weights of norms that are not zero.
+class Kinds(NamedTuple):
+    """What the conditions are about, kind after kind: groups that do not vanish, free entries against the lower and the
+    upper bound, rows that vanish against the upper and the lower end of their interval (groups of several rows: once).
     """
-    model, regions = polished.model, polished.regions
+
+    active: np.ndarray
+    above: np.ndarray
+    below: np.ndarray
+    held: np.ndarray
+    held_again: np.ndarray
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Where each kind ends."""
+        return np.cumsum([part.size for part in self])
+
+
+def conditions(polished: Polished, dual: np.ndarray) -> tuple[Conditions, Kinds]:
+    """The conditions, each relative to max |z|, or to its weight.
+
+    Two regions are about to merge where |d_g| falls to zero, an entry is about to meet its bound, and a region is about
+    to split where |p_g| reaches w_g. The last are known only where the multipliers are unique: the vanishing rows of D
+    are independent (a forest of ties, as in one dimension) and nothing else binds.
+    """
+    model, z = polished.model, polished.z
+    size = float(np.abs(z).max()) or 1.0
+    norm = model.present & (model.delta == 0) & (model.weight > 0)
+    active = np.flatnonzero(~polished.stratum.vanishing & norm)
+    free = np.flatnonzero(polished.regions.index >= 0)
+    low, high = model.box or (-np.inf, np.inf)
+    low, high = (np.broadcast_to(bound, z.shape)[free] for bound in (low, high))
+    above, below = free[np.isfinite(low)], free[np.isfinite(high)]
+    held = held_again = np.zeros(0, int)
+    if unique(polished):
+        held = np.flatnonzero(polished.stratum.vanishing & norm)
+        held_again = np.zeros(0, int) if model.curved else held
+    ratio = model.norms(dual)[held] if model.curved else dual[model.first_row[held]]
+    weight = model.weight[held]
+    values = (
+        polished.sizes[active],
+        (z[free] - low)[np.isfinite(low)],
+        (high - z[free])[np.isfinite(high)],
+        weight - ratio,
+        (weight + ratio)[: held_again.size],
+    )
+    scales = (
+        np.full(active.size + above.size + below.size, size),
+        weight,
+        weight[: held_again.size],
+    )
+    kinds = Kinds(active, above, below, held, held_again)
+
+    def name(i: int) -> str:
+        kind = int(np.searchsorted(kinds.edges, i, side="right"))
+        if kind == 0:
+            return "two regions about to merge"
+        return "an entry about to meet its bound" if kind < 3 else "a region about to split"
+
+    return Conditions(np.concatenate(values), np.concatenate(scales), name), kinds
+
+
+def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
+    """The smallest of the conditions. A weight of zero where its norm is zero is a kink: the slope is that towards
+    positive weights of norms that are not zero.
+    """
+    model = polished.model
     size = float(np.abs(polished.z).max()) or 1.0
     norm = model.present & (model.delta == 0)
     if (norm & (model.weight == 0) & (model.norms(model.D @ polished.z) <= NOISE * size)).any():
         return 0.0, "a weight of zero on a norm that is zero"
-    kinked = ~polished.stratum.vanishing & norm & (model.weight > 0)
-    nearest, what = np.inf, ""
-    if kinked.any():
-        nearest, what = float(polished.sizes[kinked].min()) / size, "two regions about to merge"
-    free = regions.index >= 0
-    for bound in model.box or ():
-        if free.any():
-            distance = float(np.abs(polished.z - bound)[free].min()) / size
-            if distance < nearest:
-                nearest, what = distance, "an entry about to meet its bound"
-    if _unique(polished):
-        held = polished.stratum.vanishing & model.present & (model.weight > 0)
-        if held.any():
-            slack = float((1.0 - model.norms(dual)[held] / model.weight[held]).min())
-            if slack < nearest:
-                nearest, what = max(slack, 0.0), "a region about to split"
+    nearest, what = conditions(polished, dual)[0].margin()
+    if unique(polished):
         return nearest, what
-    return nearest, f"{what or 'none found'}; merging only: the multipliers of the vanishing groups are not unique"
+    return nearest, f"{what or 'none found'}; {MERGING_ONLY}"
 
 
-def _unique(polished: Polished) -> bool:
+MERGING_ONLY = "merging only: the multipliers of the vanishing groups are not unique"
+
+
+def unique(polished: Polished) -> bool:
     """Whether the vanishing rows of D are known to be independent."""
     model, regions = polished.model, polished.regions
     if regions.any_fixed:

@@ -1,4 +1,4 @@
-"""The stratum of an l1 penalty: the support, its signs, the normal equations on it, and the distance to its edge."""
+"""The stratum of an l1 penalty: the support, its signs, and the normal equations on it."""
 
 from dataclasses import dataclass
 
@@ -32,28 +32,6 @@ class Support:
         """(indices, signs) in the order of the columns, so that two strata compare."""
         order = np.argsort(self.indices)
         return self.indices[order], self.signs[order]
-
-    def margin(self, values, sizes, ratios) -> tuple[float, str]:
-        """Relative distance to the edge of the stratum, and what stands there.
-
-            min(  min_{j off S} 1 - |c_j| / l1_j,   min_{j in S, penalised} |x_j| |a_j| / |y|  )
-
-        the first for a coefficient about to enter, the second (its share of the fit) for one about to leave.
-
-        **Arguments**: `values` x on the support; `sizes` = |a_j| / |y| there; `ratios` (p,) = |c_j| / l1_j.
-        """
-        waiting = ratios.copy()
-        waiting[self.indices] = -np.inf
-        enters = int(np.argmax(waiting)) if waiting.size else 0
-        inward = 1.0 - float(waiting[enters]) if waiting.size and np.isfinite(waiting[enters]) else np.inf
-        share = np.where(self.signs != 0, np.abs(values) * sizes, np.inf)
-        leaves = int(np.argmin(share)) if share.size else 0
-        outward = float(share[leaves]) if share.size else np.inf
-        if not np.isfinite(min(inward, outward)):
-            return np.inf, ""
-        if inward <= outward:
-            return max(inward, 0.0), f"coefficient {enters} enters the support"
-        return outward, f"coefficient {int(self.indices[leaves])} leaves the support"
 
 
 class NormalEquations:
