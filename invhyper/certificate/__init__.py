@@ -3,5 +3,6 @@
 from invhyper.certificate.audit import Audit, Comparison, audit
 from invhyper.certificate.interval import Interval, interval
 from invhyper.certificate.one_sided import OneSided, one_sided
+from invhyper.certificate.path import Path, path
 
-__all__ = ["Audit", "Comparison", "Interval", "OneSided", "audit", "interval", "one_sided"]
+__all__ = ["Audit", "Comparison", "Interval", "OneSided", "Path", "audit", "interval", "one_sided", "path"]

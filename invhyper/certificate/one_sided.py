@@ -32,8 +32,8 @@ class OneSided:
 
     @property
     def minimum(self) -> bool:
-        """Whether F rises to both sides."""
-        return bool(self.left <= 0 <= self.right)
+        """Whether theta is a kink from which F falls to neither side."""
+        return bool(self.degenerate) and self.left <= 0 <= self.right
 
 
 def one_sided(

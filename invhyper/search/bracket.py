@@ -6,11 +6,16 @@ import equinox as eqx
 import numpy as np
 from scipy.special import ndtr
 
+from invhyper.search import kinks
 from invhyper.search.objective import Failed, Objective, Point, Search
 
 COARSE = 0.2
 GAIN = 1e-6
 NARROW = 1e-13
+# Values this near to each other, relatively, are the same but for rounding.
+ROUNDING = 8 * np.finfo(float).eps
+# Two kinks foretold this near to each other, relative to the interval, are one.
+SAME = 1e-3
 
 
 class Bracket(Search):
@@ -27,7 +32,8 @@ class Bracket(Search):
     3. Where the expected improvement on the best value is largest, one more, until it is below 1e-6 of |F|.
     4. The interval around the best point is narrowed by the minimiser of the cubic (F smooth) or by the crossing of the
        two tangents (a kink), whichever foretold the last value better; it overshoots when it hits one side twice, and
-       halves the interval when that has not shrunk.
+       halves the interval when that has not shrunk. Where the strata foretell the kink that stands in it, F is taken
+       there, with its slopes to both sides.
     5. Steps 3 and 4 again elsewhere, as long as the expected improvement asks for it.
 
     **Arguments**: `solves`: evaluations in all, of which at most two thirds explore before the first narrowing; `grid`:
@@ -72,8 +78,11 @@ class _Line:
         self.objective, self.solves = objective, solves
         self.u: list[float] = []
         self.points: list[Point] = []
+        self.slopes: list[tuple[float, float]] = []  # to the left and to the right
+        self.around: list[tuple[float, float]] = []  # the kinks on both sides, as far as they were looked for
         self.walls: list[float] = []
         self.at_kink = False
+        self.narrowing = False
         self.span = 0.0
 
     def run(self, low: float, high: float, grid: int) -> str:
@@ -101,8 +110,8 @@ class _Line:
             if self.active() is not None:
                 self.narrow(while_smooth=True)
                 return
-            u, slope = self.u[self.best], self.points[self.best].slope[0]
-            ahead = float(np.clip(u - np.sign(slope) * step, low, high))
+            u = self.u[self.best]
+            ahead = float(np.clip(u - np.sign(self.slope) * step, low, high))
             if ahead == u:
                 return
             self.evaluate(ahead)
@@ -114,7 +123,19 @@ class _Line:
 
     @property
     def best(self) -> int:
-        return min(range(len(self.u)), key=lambda i: self.points[i].value)
+        """The lowest sample; of several that differ by rounding, the one with the least slope."""
+        lowest = min(point.value for point in self.points)
+        alike = [i for i, point in enumerate(self.points) if point.value <= lowest + ROUNDING * abs(lowest)]
+        return min(alike, key=lambda i: abs(self.fall(i)))
+
+    def fall(self, i: int) -> float:
+        """The slope by which F falls away from a sample; 0 where it falls to neither side."""
+        left, right = self.slopes[i]
+        return right if right < 0 else max(left, 0.0)
+
+    @property
+    def slope(self) -> float:
+        return self.fall(self.best)
 
     @property
     def scale(self) -> float:
@@ -131,21 +152,30 @@ class _Line:
         at = bisect.bisect(self.u, float(u))
         self.u.insert(at, float(u))
         self.points.insert(at, point)
+        found = kinks.sides(self.objective, point, np.ones(1)) if point.certificate.kink else None
+        known = found is not None and np.isfinite(found.left) and np.isfinite(found.right)
+        self.slopes.insert(at, (found.left, found.right) if known else (point.slope[0], point.slope[0]))
+        self.around.insert(at, self.neighbours(point) if self.narrowing else (np.nan, np.nan))
         return point
 
-    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return (
-            np.array(self.u),
-            np.array([point.value for point in self.points]),
-            np.array([point.slope[0] for point in self.points]),
-        )
+    def neighbours(self, point: Point) -> tuple[float, float]:
+        """Where the next kinks stand; NaN: not known, or none within the bounds."""
+        found = (kinks.ahead(self.objective, point, np.array([side])) for side in (-1.0, 1.0))
+        left, right = (np.nan if u is None else float(u[0]) for u in found)
+        return left, right
+
+    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """u, F, and the slopes to the left and to the right."""
+        left, right = np.array(self.slopes).T
+        return np.array(self.u), np.array([point.value for point in self.points]), left, right
 
     def active(self) -> int | None:
-        """The interval into which the best point descends; None at a bound or where the slope is zero."""
+        """The interval into which the best point descends; None at a bound, at a kink it rises from, at slope zero."""
         i = self.best
-        slope = self.points[i].slope[0]
-        j = i if slope < 0 else i - 1
-        return j if slope != 0 and 0 <= j < len(self.u) - 1 else None
+        left, right = self.slopes[i]
+        if right < 0 and i + 1 < len(self.u):
+            return i
+        return i - 1 if left > 0 and i > 0 else None
 
     def wall(self, u: float, slope: float) -> float | None:
         """The nearest place that failed on the way down from u, unless a sample stands before it."""
@@ -166,7 +196,7 @@ class _Line:
             if gain < GAIN * self.scale:
                 return False
             a, h = self.u[j], self.u[j + 1] - self.u[j]
-            if self.points[j].slope[0] < 0 < self.points[j + 1].slope[0]:
+            if self.slopes[j][1] < 0 < self.slopes[j + 1][0]:
                 u = a + self.proposal(j)[0]
             before = self.points[self.best].value
             self.evaluate(float(np.clip(u, a + COARSE * h, a + (1 - COARSE) * h)))
@@ -176,19 +206,20 @@ class _Line:
 
     def expected(self, skipped: int | None) -> tuple[float, int, float]:
         """The largest expected improvement, its interval and place."""
-        u, f, g = self.values()
+        u, f, before, after = self.values()
         if len(u) < 2:
             return 0.0, 0, u[0]
-        h, rise, turn = np.diff(u), np.diff(f), np.diff(g)
+        ga, gb = after[:-1], before[1:]
+        h, rise, turn = np.diff(u), np.diff(f), gb - ga
         # Squared norm of the two innovations of an interval under the Brownian slope, per degree of freedom.
-        spread = 6.0 * (rise - 0.5 * h * (g[1:] + g[:-1])) ** 2 / h**3 + 0.5 * turn**2 / h
+        spread = 6.0 * (rise - 0.5 * h * (gb + ga)) ** 2 / h**3 + 0.5 * turn**2 / h
         # Squared jumps of the slope a unit length, over the interval and its neighbours. A narrow bracket counts by its
         # length: one kink boxed in there would otherwise have the neighbours searched for more.
         near = [1.0, 2.0, 1.0]
         around = np.convolve(h * spread, near)[1:-1] + h * np.median(spread)
         weight = np.convolve(h, near)[1:-1] + h
         s = np.linspace(0, 1, 34)[1:-1]
-        mean = _hermite(f[:-1, None], g[:-1, None], f[1:, None], g[1:, None], h[:, None], s)
+        mean = _hermite(f[:-1, None], ga[:, None], f[1:, None], gb[:, None], h[:, None], s)
         deviation = np.sqrt((around / weight * h**3 / 3)[:, None] * (s * (1 - s)) ** 3)
         deviation += 1e-6 * GAIN * self.scale + np.finfo(float).tiny
         z = (f.min() - mean) / deviation
@@ -204,22 +235,30 @@ class _Line:
 
         The bound is the crossing of the tangents, less what the curvature seen beside the bracket can bend them.
         """
-        u, f, g = self.values()
+        u, f, before, after = self.values()
         a, b = j, j + 1
-        h = u[b] - u[a]
-        crossing = float(np.clip((f[b] - f[a] - g[b] * h) / (g[a] - g[b]), 0, h))
-        left = abs(g[a] - g[a - 1]) / (u[a] - u[a - 1]) if a > 0 else 0.0
-        right = abs(g[b + 1] - g[b]) / (u[b + 1] - u[b]) if b + 1 < len(u) else 0.0
-        bend = 0.5 * (left * crossing**2 * g[b] - right * (h - crossing) ** 2 * g[a]) / (g[b] - g[a])
+        h, ga, gb = u[b] - u[a], after[a], before[b]
+        crossing = float(np.clip((f[b] - f[a] - gb * h) / (ga - gb), 0, h))
+        left = abs(before[a] - after[a - 1]) / (u[a] - u[a - 1]) if a > 0 else 0.0
+        right = abs(before[b + 1] - after[b]) / (u[b + 1] - u[b]) if b + 1 < len(u) else 0.0
+        bend = 0.5 * (left * crossing**2 * gb - right * (h - crossing) ** 2 * ga) / (gb - ga)
         least = min(f[a], f[b])
-        gain = least - min(f[a] + g[a] * crossing, least) + bend
-        return (crossing if self.at_kink else _cubic_minimiser(f[a], g[a], f[b], g[b], h)), gain
+        gain = least - min(f[a] + ga * crossing, least) + bend
+        return (crossing if self.at_kink else _cubic_minimiser(f[a], ga, f[b], gb, h)), gain
+
+    def foretold(self, j: int) -> float | None:
+        """The kink in an interval that both its ends foretell; None if there are several, or none, or who knows."""
+        after, before = self.around[j][1], self.around[j + 1][0]
+        a, b = self.u[j], self.u[j + 1]
+        if not (a < after < b and abs(after - before) <= SAME * (b - a)):
+            return None
+        return after if self.best == j else before
 
     def narrow(self, while_smooth: bool = False) -> str:
         """Close in on the best point (`while_smooth`: while its slope shrinks); the sentence on what stands there."""
-        widths, sides = [], []
+        widths, sides, self.narrowing = [], [], True
         while self.left > 0:
-            j, u, slope = self.active(), self.u[self.best], self.points[self.best].slope[0]
+            j, u, slope = self.active(), self.u[self.best], self.slope
             wall = self.wall(u, slope)
             if wall is not None:
                 if abs(wall - u) <= 1e-3 * self.span:
@@ -227,31 +266,44 @@ class _Line:
                 self.evaluate(0.5 * (u + wall))
                 continue
             if j is None:
-                return (
-                    "stationary: the slope is zero" if slope == 0 else "F is smallest at a bound and still falls there"
-                )
-            u, f, g = self.values()
-            h = u[j + 1] - u[j]
+                return self.resting()
+            u, f, before, after = self.values()
+            h, ga, gb = u[j + 1] - u[j], after[j], before[j + 1]
             if h <= NARROW * max(1.0, abs(u[j])):
                 return f"the bracket has shrunk to width {h:.1e}{self.standing(j)}"
-            if not g[j] < 0 < g[j + 1]:
+            kink = self.foretold(j)
+            if kink is not None:
+                self.evaluate(kink)
+                continue
+            if not ga < 0 < gb:
+                if abs(slope) * h <= ROUNDING * self.scale:
+                    return f"F can gain {abs(slope) * h:.1e} at most{self.standing(j)}"
                 self.evaluate(u[j] + 0.5 * h)
                 continue
             t, gain = self.proposal(j)
-            if gain <= self.objective.tol**2 * self.scale:
+            if gain <= max(self.objective.tol**2, ROUNDING) * self.scale:
                 return f"F can gain {gain:.1e} at most in its bracket of width {h:.1e}{self.standing(j)}"
             t, widths = self.guarded(t, h, widths, sides)
             apart = 0.1 * NARROW * max(1.0, abs(u[j]))  # a tenth of the narrowest bracket: never the same place twice
             t = float(np.clip(t, apart, h - apart))
             point = self.evaluate(u[j] + t)
             if point is not None:
-                smooth = _hermite(f[j], g[j], f[j + 1], g[j + 1], h, t / h)
-                kinked = max(f[j] + g[j] * t, f[j + 1] - g[j + 1] * (h - t))
+                smooth = _hermite(f[j], ga, f[j + 1], gb, h, t / h)
+                kinked = max(f[j] + ga * t, f[j + 1] - gb * (h - t))
                 self.at_kink = abs(point.value - kinked) <= abs(point.value - smooth)
                 sides.append(point.slope[0] < 0)
-                if while_smooth and abs(point.slope[0]) > 0.3 * min(-g[j], g[j + 1]):
+                if while_smooth and abs(point.slope[0]) > 0.3 * min(-ga, gb):
                     return "the slope does not shrink as that of a smooth F does"
         return "the best bracket was still being narrowed"
+
+    def resting(self) -> str:
+        """What stands at a best point from which F falls into no interval."""
+        point, (left, right) = self.points[self.best], self.slopes[self.best]
+        if self.slope != 0:
+            return "F is smallest at a bound and still falls there"
+        if point.certificate.kink and left < right:
+            return kinks.stopped(self.objective, point, left, right)
+        return "stationary: the slope is zero"
 
     def guarded(self, t: float, h: float, widths: list, sides: list) -> tuple[float, list]:
         """The step t in a bracket of width h: halved if three steps did not, overshot if one side was hit twice."""
@@ -266,7 +318,7 @@ class _Line:
         return float(np.clip(t, edge, h - edge)), widths
 
     def standing(self, j: int) -> str:
-        left, right = self.points[j].slope[0], self.points[j + 1].slope[0]
+        left, right = self.slopes[j][1], self.slopes[j + 1][0]
         return f", between slopes {left:.1e} and {right:.1e} on the search scale"
 
 

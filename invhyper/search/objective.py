@@ -137,6 +137,16 @@ class Objective:
         step = np.clip(point.u - point.slope, self.lower, self.upper) - point.u
         return _norm(step)
 
+    def downhill(self, point: Point) -> Vector:
+        """-dF/du, without the entries that stand at the bound they point to."""
+        held = (point.slope > 0) & (point.u <= self.lower) | (point.slope < 0) & (point.u >= self.upper)
+        return np.where(held, 0.0, -point.slope)
+
+    def evaluation(self, point: Point) -> Evaluation | None:
+        """What a point was evaluated to, while it is held: the last and the best are."""
+        kept = (self._last, (self.best, self.best_evaluation))
+        return next((evaluation for other, evaluation in kept if other is point), None)
+
     def stationary_sentence(self, point: Point) -> str:
         """How a search says that it ended at a stationary point."""
         size, tol = self.gradient_norm(point), self.tol
