@@ -4,7 +4,8 @@ import equinox as eqx
 import numpy as np
 import optax
 
-from invhyper.search.objective import Ended, Failed, Objective, Search
+from invhyper.search import kinks
+from invhyper.search.objective import Ended, Failed, Objective, Point, Search
 
 
 class Adam(Search):
@@ -16,7 +17,8 @@ class Adam(Search):
     evaluations; `b1`, `b2`: memory of the moments; `failures`: lower-level failures in a row before it gives up; each
     halves the step from the last point that could be evaluated, and the moments begin anew.
 
-    It ends after `steps` evaluations, or when the projected gradient is within tol.
+    It ends after `steps` evaluations, when the projected gradient is within tol, or, of one hyperparameter, at a kink
+    that F rises from to both sides: it is looked for whenever the slope has jumped from one sign to the other.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))
@@ -52,11 +54,18 @@ class Adam(Search):
             if objective.stationary(point):
                 return objective.stationary_sentence(point)
             update, state = rule.update(point.slope, state, point.u)
+            before = point
             point, failed = self._backing_off(objective, point.u, point.u + np.asarray(update))
+            said = kinks.stop(objective) if point.u.size == 1 and _jumped(before, point) else None
+            if said is not None:
+                return said
             if failed:
                 state = rule.init(point.u)
         if objective.stationary(point):
             return objective.stationary_sentence(point)
+        said = kinks.stop(objective)
+        if said is not None:
+            return said
         size = objective.gradient_norm(point)
         return (
             f"Adam took its {self.steps} steps; projected gradient {size:.1e} on the search scale: raise steps to go on"
@@ -69,3 +78,9 @@ class Adam(Search):
             except Failed as failure:
                 reason, u = failure, 0.5 * (good + u)
         raise Ended(f"the lower level failed {self.failures} times in a row: {reason}") from reason
+
+
+def _jumped(before: Point, after: Point) -> bool:
+    """Whether the slope changed its sign without shrinking, as it does across a kink."""
+    a, b = float(before.slope[0]), float(after.slope[0])
+    return a * b < 0 and 0.1 * abs(a) < abs(b) < 10 * abs(a)

@@ -6,7 +6,7 @@ import numpy as np
 from invhyper.certificate.interval import interval
 from invhyper.certificate.one_sided import OneSided, one_sided
 from invhyper.parameters import Vector
-from invhyper.search.objective import Objective, Point
+from invhyper.search.objective import Ended, Failed, Objective, Point
 
 # How often a kink that is known to first order is predicted anew.
 PREDICTIONS = 4
@@ -47,23 +47,27 @@ def sides(objective: Objective, point: Point, d: Vector) -> OneSided | None:
         return None
 
 
-def stop(objective: Objective, point: Point) -> str | None:
-    """The sentence that says that F has a local minimum at the kink down the slope of a point; None if it has not.
+def stop(objective: Objective) -> str | None:
+    """The sentence that says that F has a minimum at the kink down the slope of the best point; None if it has not.
 
     The kink is evaluated on the way (it is the best point then), once for lower levels whose solution is linear on its
     strata. Where F falls beyond it, or does not fall as far as it, there is nothing to stop for.
     """
-    for _ in range(PREDICTIONS):
-        d = objective.downhill(point)
-        if point.certificate.kink or not np.any(d):
-            break
-        u = ahead(objective, point, d)
-        if u is None:
-            return None
-        trial = objective(u)
-        if trial.value > point.value + ROUNDING * abs(point.value):
-            return None
-        point = trial
+    point = objective.best
+    try:
+        for _ in range(PREDICTIONS):
+            d = objective.downhill(point)
+            if point.certificate.kink or not np.any(d):
+                break
+            u = ahead(objective, point, d)
+            if u is None:
+                return None
+            trial = objective(u)
+            if trial.value > point.value + ROUNDING * abs(point.value):
+                return None
+            point = trial
+    except (Ended, Failed):
+        return None
     if not point.certificate.kink:
         return None
     d = np.ones(1) if point.u.size == 1 else d
@@ -72,14 +76,15 @@ def stop(objective: Objective, point: Point) -> str | None:
 
 
 def stopped(objective: Objective, point: Point, left: float, right: float) -> str:
-    """How a search says that it stands at a kink, from slopes on its own scale (in natural theta if it is a scalar)."""
-    stretch, where = 1.0, " down the slope of the search scale"
-    if point.u.size == 1:
-        stretch, where = float(objective.parameters.pull(point.u, _ones(point))[0]), ""
-    left, right = left / stretch, right / stretch
-    if stretch < 0:
-        left, right = right, left
-    return f"stopped at a kink: left slope {left:.6g}, right slope {right:.6g}{where}: this is a local minimum"
+    """How a search says that it stands at a kink: slopes in natural theta if it is a scalar, else down the slope."""
+    if point.u.size > 1:
+        return (
+            f"stopped at a kink: left slope {left:.6g}, right slope {right:.6g} down the slope of the search scale: "
+            "this is a minimum along it"
+        )
+    stretch = float(objective.parameters.pull(point.u, _ones(point))[0])
+    left, right = (left / stretch, right / stretch) if stretch > 0 else (right / stretch, left / stretch)
+    return f"stopped at a kink: left slope {left:.6g}, right slope {right:.6g}: this is a local minimum"
 
 
 def _natural(objective: Objective, point: Point, d: Vector):

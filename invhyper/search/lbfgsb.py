@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 import scipy.optimize
 
+from invhyper.search import kinks
 from invhyper.search.bundle import bundle
 from invhyper.search.objective import Ended, Failed, Objective, Point, Search
 
@@ -20,7 +21,8 @@ class LBFGSB(Search):
     lower-level failures in a row before it gives up, each of them backing off towards the best point.
 
     It ends when the projected gradient is within tol, or at a kink: when the slopes around the best point together
-    foretell no decrease above tol^2 of F.
+    foretell no decrease above tol^2 of F. Where the strata of the lower level foretell that kink, the best point is
+    moved onto it, and its slopes to both sides are said.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))
@@ -78,11 +80,14 @@ class LBFGSB(Search):
                 },
             )
             before = objective.best.value
+            said = kinks.stop(objective) if objective.start.size == 1 else None
+            if said is not None:
+                return said
             said = bundle(objective, points, self.bundle)
             u = objective.best.u
             if objective.stationary(objective.best) or before - objective.best.value <= objective.tol * abs(before):
                 break
-        return said
+        return (None if objective.stationary(objective.best) else kinks.stop(objective)) or said
 
 
 def _wall(u: np.ndarray, best: Point) -> tuple[float, np.ndarray]:
