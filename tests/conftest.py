@@ -1,7 +1,11 @@
-"""What every test shares: a headless matplotlib, the order of the files, the quick runs of the case studies."""
+"""What every test shares: a headless matplotlib, the order of the files, a limit on what stays compiled, the quick runs
+of the case studies."""
 
+import gc
 import os
+from pathlib import Path
 
+import jax
 import pytest
 import studies
 
@@ -22,6 +26,20 @@ LONGEST = (
     "test_population",
     "test_rosenbrock",
 )
+
+
+# Every compiled program holds memory maps, of which Linux grants a process 65,530: without more, LLVM crashes.
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 15_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_maps():
+    """After a file, compiled programs are dropped once they hold many memory maps."""
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items):
