@@ -13,6 +13,9 @@ from invhyper.hypergradient.implicit import KINK
 from invhyper.problem import Evaluation, LowerLevel
 from invhyper.problem import solve as solve_lower
 
+# A kink this near to a bound, relatively, is the bound itself.
+TIE = 1e-12
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -94,7 +97,7 @@ def _until(lower, theta, direction, t: float, what: str) -> tuple[float, str]:
     for name, at, d, a, b in zip(tree.paths(theta), *parts, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(d > 0, (b - at) / d, np.where(d < 0, (a - at) / d, np.inf))
-        if np.min(room) < t:
+        if np.min(room) <= t * (1 + TIE):
             t, what = max(float(np.min(room)), 0.0), f"{name} reaches its bound"
     return t, what
 

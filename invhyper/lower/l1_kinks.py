@@ -7,6 +7,8 @@ import numpy as np
 from invhyper.strata.critical_cone import Conditions, CriticalCone, Motion, check_count, minimise_over
 from invhyper.strata.support import NormalEquations, SingularSupport
 
+TINY = np.finfo(float).tiny
+
 
 def conditions(design, y, found, spread) -> Conditions:
     """Penalised coefficients of the support are not zero; the others are not pulled harder than their weight.
@@ -23,14 +25,14 @@ def conditions(design, y, found, spread) -> Conditions:
     fitted = design.centre(y)
     left = fitted - found.misfit
     share = np.sqrt((design.weigh(left) @ left) / (design.weigh(fitted) @ fitted)) if on.size else 1.0
+    share = max(float(share), TINY)
     off = np.ones(found.l1.size, bool)
     off[S] = False
     off = np.flatnonzero(off)
     weight, pull = found.l1[off], found.correlation[off]
     other = found.l1[on]
     values = np.concatenate([sizes, weight - pull, weight + pull, other + np.abs(found.correlation[on])])
-    floor = np.full(on.size, largest / min(share, 1.0) if share else np.inf)
-    scales = np.concatenate([floor, weight, weight, other])
+    scales = np.concatenate([np.maximum(largest, sizes / share), weight, weight, other])
 
     def name(i: int) -> str:
         if i < on.size:
