@@ -8,7 +8,7 @@ lower level and its derivative: on the stratum where the solution lives, A dc + 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -86,7 +86,8 @@ class Certificate:
     """How far a hypergradient can be trusted.
 
     `lower_residual` and `adjoint_residual` are the relative residuals reached. `error_estimate` is the absolute
-    Euclidean error of the gradient in natural scale (None: not computed), `bound` a guaranteed one. `margin` is the
+    Euclidean error of the gradient in natural scale (None: not computed), to be believed where `linear` is true: errors
+    are then linear in the distance to x*. `bound` is a guaranteed one (None: not known). `margin` is the
     relative distance to the nearest kink; `kink` is true below 1e-8, where the slope is one-sided.
     """
 
@@ -94,6 +95,7 @@ class Certificate:
     adjoint_residual: float
     error_estimate: float | None = None
     bound: float | None = None
+    linear: bool | None = None
     margin: float = float("inf")
     margin_of: str = ""
     kink: bool = False
@@ -109,6 +111,20 @@ class Evaluation:
     solution: Solution
     adjoint: PyTree = field(repr=False)
     certificate: Certificate
+
+
+class Constants(NamedTuple):
+    """What a lower level knows of its residual at an x: R is strongly monotone with `modulus`; `lipschitz_A` and
+    `lipschitz_B` are Lipschitz constants of A and B in x, `cross` is |B|, `curvature` at least |A|, `rounding` the size
+    of R's terms.
+    """
+
+    modulus: Any
+    lipschitz_A: Any
+    lipschitz_B: Any
+    cross: Any
+    curvature: Any
+    rounding: Any
 
 
 class Iteration(eqx.Module):
@@ -207,6 +223,10 @@ class LowerLevel(eqx.Module):
     def shifted(self, solution: Solution, step: PyTree) -> Solution:
         """The solution moved by -step in the coordinates of the linearisation: a Newton step, for the estimate."""
         return Solution(tree.subtract(solution.x, step))
+
+    def constants(self, x: PyTree, theta: PyTree) -> Constants | None:
+        """What a guaranteed bound of the hypergradient's error at x needs; None where it is not known."""
+        return None
 
     def bounds(self, theta: PyTree) -> tuple[PyTree, PyTree]:
         """Lower and upper bounds of theta, trees like theta."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from invhyper.bilevel import Bilevel
 from invhyper.operators.mask import Mask
 from invhyper.operators.operator import Composition, Operator
-from invhyper.operators.sparse import Sparse
+from invhyper.operators.sparse import Sparse, spectral_bound
 from invhyper.theta import call
 from invhyper.together import Together
 
@@ -55,6 +55,10 @@ class Truth(eqx.Module):
     def __init__(self, truth: PyTree):
         advice = "judge by the others, with HeldOut(Mask(keep), truth)"
         self.truth = jax.tree.map(lambda leaf: _finite(leaf, "truth", advice), truth)
+
+    def lipschitz(self, x) -> float:
+        """The Lipschitz constant of grad_x C."""
+        return 1.0
 
     def __call__(self, x: PyTree, theta: PyTree) -> Array:
         parts, known = jax.tree.leaves(x), jax.tree.leaves(self.truth)
@@ -117,6 +121,14 @@ class HeldOut(eqx.Module):
         """The same criterion with the loss that belongs to `lower`, unless one was chosen."""
         own = getattr(lower, "loss", None)
         return self if self.loss is not None or own is None else HeldOut(self.A, _signs(self.y), own)
+
+    def lipschitz(self, x):
+        """A Lipschitz constant of grad_x C, |A|^2 / m times the largest curvature of the loss; None if not known."""
+        curvature = {None: 2.0, squared: 2.0, log_loss: 0.25}.get(self.loss)
+        if curvature is None or isinstance(self.A, Operator) or callable(self.A) and not isinstance(self.A, Sparse):
+            return None
+        offset = x.shape[0] - self.A.shape[1]  # an intercept: one more column of ones
+        return curvature * (spectral_bound(self.A) ** 2 / self.A.shape[0] + offset)
 
     def __call__(self, x: Array, theta: PyTree) -> Array:
         if isinstance(self.A, Operator):

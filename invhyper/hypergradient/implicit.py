@@ -17,13 +17,13 @@ from invhyper.bilevel import Bilevel, given
 from invhyper.hypergradient import discretisation
 from invhyper.hypergradient.adjoint import (
     adjoint_tol,
-    apply_transpose,
     check_adjoint,
     pull,
     solve_adjoint,
     value_and_pull,
 )
 from invhyper.hypergradient.callback import implicit_layer
+from invhyper.hypergradient.error import ErrorEstimate, guaranteed_bound, host_estimate, newton_estimate
 from invhyper.hypergradient.spectrum import refuse_divergence
 from invhyper.problem import (
     PLAIN_LOOKUP,
@@ -49,11 +49,13 @@ class Implicit(eqx.Module):
 
     **Arguments**: `linear_solver`: `Direct()`, `CG()`, `GMRES()`, `Neumann(terms)` or a lineax solver; None takes the
     lower level's own factor, else a choice from the structure of A. `estimate`: True adds an error estimate by a single
-    Newton step (one more linear solve and one more adjoint; where the lower level keeps a factor the estimate is free
-    and always there).
+    Newton step (two more linear solves and one more adjoint; where the lower level keeps a factor the estimate is free
+    and always there), says whether it can be believed (`certificate.linear`), and adds a guaranteed `bound` where the
+    lower level and the criterion know their constants.
 
     **Calling** `Implicit()(problem, theta, warm=None, tol=1e-8, throw=True)` returns an `Evaluation`; `warm` is an
     earlier one. Raises ValueError for a bad theta, `NotConverged` if the lower level or the adjoint misses `tol`.
+    `Implicit().at(problem, theta, solution)` takes any x for the solution, such as that of a solver of your own.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
@@ -96,6 +98,27 @@ class Implicit(eqx.Module):
             _raise_if_bad(evaluation, problem.lower, theta, tol, adjoint_tol(self.linear_solver, tol))
         return evaluation
 
+    def at(self, problem: Bilevel, theta: PyTree, solution: Solution, *, tol: float = 1e-8) -> Evaluation:
+        """The hypergradient as if `solution` solved the lower level, with the error that this leaves in it.
+
+            g(x) = grad_theta C(x) - B(x)^T z,   A(x)^T z = P^T grad_x C(x),   |g(x) - g(x*)| ~ |g(x) - g(x - dx)|
+
+        `Solution(x)` holds any x: of another solver, or of too few steps. `tol` is that of the adjoint. Raises
+        TypeError for a host lower level, which finds its stratum by solving.
+        """
+        lower = problem.lower
+        if lower.host:
+            name = type(lower).__name__
+            raise TypeError(
+                f"{name} is differentiated on the stratum that its own solve finds: call Implicit() itself, or take "
+                f"FixedPoint({name}(...).iteration()) for the x of a finite run"
+            )
+        theta = problem.check(theta)
+        adjoint = _zero_adjoint(lower, theta, solution)
+        found = _evaluate_at(self, problem, theta, Solution(solution.x, memo=solution.memo), adjoint, np.asarray(tol))
+        solution = Solution(solution.x, solution.error, solution.steps, "x as it was given", solution.memo)
+        return _evaluation(solution, *found)
+
     def layer(self, lower: LowerLevel, tol: float = 1e-8):
         """theta -> x*(theta) with this derivative, for use inside other JAX code."""
         return implicit_layer(lower, self, tol)
@@ -108,17 +131,18 @@ def _compiled(method, problem, theta, warm, tol, throw):
     adjoint = None if warm is None else warm.adjoint
     if adjoint is None:
         adjoint = _zero_adjoint(lower, theta, start)
-    solution, value, gradient, adjoint, residual, (margin, margin_of), error = _evaluate(
-        method, problem, theta, start, adjoint, np.asarray(tol)
-    )
+    solution, *found = _evaluate(method, problem, theta, start, adjoint, np.asarray(tol))
     failed = has_failed(solution)
     solution = sentence(lower, solution, tol)
     if throw and failed:
         raise NotConverged(solution.result)
-    error = None if error is None else float(error)
-    certificate = certify(solution, float(residual), float(margin), margin_of, error)
-    gradient = tree.to_numpy(gradient)
-    return Evaluation(float(value), gradient, solution, adjoint, certificate)
+    return _evaluation(solution, *found)
+
+
+def _evaluation(solution, value, gradient, adjoint, residual, kink, error) -> Evaluation:
+    error = None if error is None else ErrorEstimate(*(None if part is None else float(part) for part in error))
+    certificate = certify(solution, float(residual), float(kink[0]), kink[1], error)
+    return Evaluation(float(value), tree.to_numpy(gradient), solution, adjoint, certificate)
 
 
 def _on_host(method, problem, theta, warm, tol, throw):
@@ -133,7 +157,7 @@ def _on_host(method, problem, theta, warm, tol, throw):
     guess = None if warm is None else warm.adjoint
     z, residual = solve_adjoint(linearisation, rhs, method.linear_solver, guess, tol, host=True)
     gradient = tree.subtract(along_theta, linearisation.B_transpose(z))
-    error = _host_error(linearisation, solution, rhs, z, gradient, problem.criterion, theta, method.estimate)
+    error = host_estimate(linearisation, solution, rhs, z, gradient, problem.criterion, theta, method.estimate)
     certificate = certify(solution, residual, linearisation.margin, linearisation.margin_of, error)
     return Evaluation(float(value), gradient, solution, z, certificate)
 
@@ -142,12 +166,22 @@ def _on_host(method, problem, theta, warm, tol, throw):
 def _evaluate(method, problem, theta, start, adjoint, tol):
     lower = problem.lower
     solution = lower.solve(theta, start=start, tol=tol, throw=False)
+    return solution, *_taken_at(method, problem, theta, solution, adjoint, tol)
+
+
+@eqx.filter_jit
+def _evaluate_at(method, problem, theta, solution, adjoint, tol):
+    return _taken_at(method, problem, theta, solution, adjoint, tol)
+
+
+def _taken_at(method, problem, theta, solution, adjoint, tol):
     value, gradient, z, residual, linearisation = _gradient_at(method, problem, solution, theta, adjoint, tol)
     error = None
     if method.estimate:
-        error = _newton_estimate(method, problem, solution, theta, z, gradient, linearisation)
+        error = newton_estimate(problem, solution, theta, z, gradient, linearisation)
+        error = error._replace(bound=guaranteed_bound(problem, solution, theta, z, linearisation))
     kink = linearisation.margin, linearisation.margin_of
-    return solution, value, gradient, z, residual, kink, error
+    return value, gradient, z, residual, kink, error
 
 
 def _gradient_at(method, problem, solution, theta, adjoint, tol):
@@ -159,41 +193,6 @@ def _gradient_at(method, problem, solution, theta, adjoint, tol):
     return value, gradient, z, residual, linearisation
 
 
-def _newton_estimate(method, problem, solution, theta, z, gradient, linearisation):
-    """|g(x - dx) - g(x)|, dx one Newton step by a loose solve, the adjoint at the new point warm-started from z.
-
-    Both solves only have to beat the error they measure by a digit or two, so their tolerances are relative to it.
-    """
-    lower = problem.lower
-    defect = lower.defect(solution, theta)
-    step, _ = solve_adjoint(linearisation, defect, None, None, 1e-2, host=False, transpose=False)
-    corrected = lower.shifted(solution, step)
-    _, (along_x, along_theta) = pull(given(problem.criterion, corrected), corrected.x, theta)
-    there = lower.linearise(corrected, theta)
-    rhs = there.P_transpose(along_x)
-    defect = tree.subtract(rhs, apply_transpose(there, z, host=False))
-    dz, _ = solve_adjoint(there, defect, None, None, 1e-2, host=False)
-    better = tree.subtract(along_theta, there.B_transpose(tree.axpy(1.0, z, dz)))
-    return tree.norm(tree.subtract(better, gradient))
-
-
-def _host_error(linearisation, solution, rhs, z, gradient, criterion, theta, estimate):
-    """First-order error of a polished solution from its own factor: one refinement of c and one of z, both |S|^2."""
-    if linearisation.residual is None or linearisation.solve is None:
-        return None
-    size = tree.norm(gradient)
-    dc = linearisation.solve(linearisation.residual, False)
-    defect = tree.subtract(rhs, apply_transpose(linearisation, z, host=True))
-    if estimate:
-        x = tree.subtract(solution.x, linearisation.P(dc))
-        _, (along_x, _) = value_and_pull(criterion, x, theta)
-        defect = tree.axpy(1.0, defect, tree.subtract(linearisation.P_transpose(along_x), rhs))
-    dz = linearisation.solve(defect, True)
-    shift = tree.norm(linearisation.P(dc))
-    relative = shift / max(tree.norm(solution.x), np.finfo(float).tiny) if shift else 0.0
-    return float(tree.norm(linearisation.B_transpose(dz)) + relative * size + np.finfo(float).eps * size)
-
-
 @eqx.filter_jit
 def _zero_adjoint(lower, theta, start):
     """A cold adjoint of the right shape, so that the first call and the warm ones share one program."""
@@ -203,16 +202,25 @@ def _zero_adjoint(lower, theta, start):
 
 
 def certify(
-    solution: Solution, adjoint_residual: float, margin: float, margin_of: str, error: float | None
+    solution: Solution, adjoint_residual: float, margin: float, margin_of: str, error: float | ErrorEstimate | None
 ) -> Certificate:
     """The certificate of an evaluation, with its verdict in words."""
+    known = error if isinstance(error, ErrorEstimate) else ErrorEstimate(error, 0.0)
+    error = known.estimate
     kink = bool(margin < KINK)
     if kink:
         verdict = f"at a kink ({margin_of}, margin {margin:.1e}): the slope is one-sided"
     else:
         parts = [f"lower residual {float(solution.error):.1e}", f"adjoint residual {adjoint_residual:.1e}"]
-        if error is not None:
-            parts.append(f"gradient within about {error:.1e}")
+        if error is not None and known.linear:
+            parts.append(f"gradient within about {error:.1e} (estimate by a Newton step)")
+        elif error is not None:
+            parts.append(
+                f"not yet in the linear regime: a Newton step moves the gradient by {error:.1e}, and its error is not "
+                "known by that; take more steps"
+            )
+        if known.bound is not None:
+            parts.append(f"gradient within {known.bound:.1e}, guaranteed")
         if np.isfinite(margin):
             parts.append(f"nearest kink at relative margin {margin:.1e}" + (f" ({margin_of})" if margin_of else ""))
         verdict = "; ".join(parts)
@@ -220,6 +228,8 @@ def certify(
         lower_residual=float(solution.error),
         adjoint_residual=float(adjoint_residual),
         error_estimate=error,
+        bound=known.bound,
+        linear=None if error is None else known.linear,
         margin=float(margin),
         margin_of=margin_of,
         kink=kink,

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from invhyper.operators.sparse import Sparse
+from invhyper.problem import Constants
 
 
 def design_and_target(name: str, A, y, y_name: str = "y"):
@@ -102,3 +103,10 @@ def _real(name, field, value):
 def _finite(name, field, value):
     if not traced(value) and not np.all(np.isfinite(value)):
         raise ValueError(f"{name} {field} holds NaN or infinity: remove or mask these entries")
+
+
+def decayed(l2, x, curvature, lipschitz_A, rounding) -> Constants:
+    """The constants of f(x) + 1/2 sum_j l2_j x_j^2, f convex: B is x or diag(x)."""
+    weights = jnp.broadcast_to(l2, x.shape)
+    across = jnp.max(jnp.abs(x)) if jnp.ndim(l2) else jnp.linalg.norm(x)
+    return Constants(jnp.min(weights), lipschitz_A, 1.0, across, curvature + jnp.max(weights), rounding)

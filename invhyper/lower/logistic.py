@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from invhyper import linear_solvers
 from invhyper.criteria.validation import log_loss
-from invhyper.lower.data import check_weight, design_and_target, nonnegative
+from invhyper.lower.data import check_weight, decayed, design_and_target, nonnegative
 from invhyper.lower.minimum import Minimum
 from invhyper.lower.ridge import descent
-from invhyper.operators.sparse import Sparse
+from invhyper.operators.sparse import Sparse, spectral_bound
 
 
 class Logistic(Minimum):
@@ -87,6 +87,16 @@ class Logistic(Minimum):
     def diagonal(self, x, theta):
         squares = self.A.squared() if isinstance(self.A, Sparse) else self.A**2
         return self._bend(x) @ squares + self._decay(theta)
+
+    def constants(self, x, theta):
+        """The second derivative of log(1 + exp(-t)) is at most 1/4, the third at most 1 / (6 sqrt 3)."""
+        if self.intercept:  # not penalised: strongly convex, but not with a known modulus
+            return None
+        squares = self.A.squared() if isinstance(self.A, Sparse) else self.A**2
+        longest = jnp.sqrt(jnp.max(squares @ jnp.ones(x.shape, x.dtype)))
+        bend = spectral_bound(self.A) ** 2 / self.A.shape[0]
+        terms = self.scale(x, theta) * jnp.sqrt(self.A.shape[0])
+        return decayed(theta["l2"], x, bend / 4, bend * longest / (6 * np.sqrt(3)), terms)
 
     def iteration(self):
         """Gradient descent with the step 1/L, L = the largest eigenvalue of A^T A / (4 n) plus the largest l2."""

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 from invhyper import linear_solvers
 from invhyper.iterations.optimisers import GradientDescent
 from invhyper.iterations.schedules import Constant
-from invhyper.lower.data import check_weight, design_and_target, nonnegative
+from invhyper.lower.data import check_weight, decayed, design_and_target, nonnegative
 from invhyper.lower.minimum import definite, refined
-from invhyper.operators.sparse import Sparse
+from invhyper.operators.sparse import Sparse, spectral_bound
 from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, INDEFINITE, NOT_FINITE, LowerLevel, Solution
 
 
@@ -61,6 +61,11 @@ class Ridge(LowerLevel):
 
     def residual(self, x, theta):
         return self.A.T @ (self.A @ x - self.y) + theta["l2"] * x
+
+    def constants(self, x, theta):
+        curvature, l2 = spectral_bound(self.A) ** 2, theta["l2"]
+        terms = curvature * jnp.linalg.norm(x) + jnp.linalg.norm(self.A.T @ self.y) + jnp.linalg.norm(l2 * x)
+        return decayed(l2, x, curvature, 0.0, terms)
 
     def solve(self, theta, *, start=None, tol=1e-8, throw=True):
         pull = self.A.T @ self.y

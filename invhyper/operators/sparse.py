@@ -88,3 +88,18 @@ class Transposed(eqx.Module):
     @property
     def T(self) -> Sparse:
         return self.matrix
+
+
+def spectral_bound(A) -> Array:
+    """At least |A|_2: the geometric mean of the largest sums of a column and of a row, or |A|_F if that is less.
+
+    >>> float(spectral_bound(jnp.eye(3)))
+    1.0
+    """
+    if isinstance(A, Sparse):
+        magnitude, square = Sparse(jnp.abs(A.data), A.indices, A.indptr, A.shape), jnp.sum(A.data**2)
+    else:
+        magnitude, square = jnp.abs(A), jnp.sum(A**2)
+    ones = [jnp.ones(size, square.dtype) for size in A.shape]
+    product = jnp.max(magnitude @ ones[1]) * jnp.max(magnitude.T @ ones[0])
+    return jnp.sqrt(jnp.minimum(product, square))
