@@ -209,7 +209,9 @@ def certify(
     error = known.estimate
     kink = bool(margin < KINK)
     if kink:
-        verdict = f"at a kink ({margin_of}, margin {margin:.1e}): the slope is one-sided"
+        verdict = (
+            f"at a kink ({margin_of}, margin {margin:.1e}): the slope is one-sided, certificate.one_sided gives both"
+        )
     else:
         parts = [f"lower residual {float(solution.error):.1e}", f"adjoint residual {adjoint_residual:.1e}"]
         if error is not None and known.linear:

@@ -22,7 +22,7 @@ def conditions(point) -> Conditions:
     press = face.pressure * _sizes(problem.G)[face.rows]
     moves = np.any(problem.G[:, face.support] != 0, axis=1)  # rows that no free coefficient enters stay as they are
     parts = (
-        (sizes, np.maximum(sizes.max(initial=0.0), sizes / _share(point))),
+        (sizes, np.maximum(sizes.max(initial=np.finfo(float).tiny), sizes / _share(point))),
         (np.where(far < 0, np.inf, (point.pull - problem.low)[either]), height),
         (np.where(far > 0, np.inf, (problem.high - point.pull)[either]), height),
         (np.where(moves[face.rows], press, np.inf), np.full(face.rows.size, point.scale)),

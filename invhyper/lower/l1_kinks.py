@@ -32,7 +32,7 @@ def conditions(design, y, found, spread) -> Conditions:
     weight, pull = found.l1[off], found.correlation[off]
     other = found.l1[on]
     values = np.concatenate([sizes, weight - pull, weight + pull, other + np.abs(found.correlation[on])])
-    scales = np.concatenate([np.maximum(largest, sizes / share), weight, weight, other])
+    scales = np.concatenate([np.maximum(max(largest, TINY), sizes / share), weight, weight, other])
 
     def name(i: int) -> str:
         if i < on.size:
