@@ -22,6 +22,7 @@ PICTURES = {
     "deblurring_split_bregman": {"pictures.png"},
     "learning_from_many_images": {"gains.png", "pictures.png"},
     "blind_blur": {"pictures.png", "widths.png"},
+    "kinks_of_the_lasso": {"path.png", "halves.png"},
 }
 
 

@@ -209,6 +209,7 @@ def test_the_studies_are_found_from_anywhere(here):
         "epidemic",
         "hare_lynx",
         "indometacin",
+        "kinks_of_the_lasso",
         "learning_from_many_images",
         "ode_initial_condition",
         "population_q",
