@@ -59,10 +59,12 @@ class Linearisation:
 
     `A` is a lineax operator (traced lower levels) or a NumPy/SciPy matrix (host ones); `P`, `P_transpose`, `B`,
     `B_transpose` are functions. `solve(rhs, transpose)` is the lower level's own factor. `margin` is the relative
-    distance to the edge of the stratum and `margin_of` says what stands there. `data_transpose(z)` gives {field of the
-    lower level: D^T z} where A dc + D dfield = 0. `residual` is what is left of R at the solution, in the coordinates
-    of the stratum (host lower levels: it prices the error estimate). `blocks` replaces `A` where the system is
-    block-diagonal. `singular`: A may be, with systems that have solutions all the same.
+    distance to the edge of the stratum and `margin_of` says what stands there. `degenerate(tolerance, thorough=False)`
+    gives the `CriticalCone` over the conditions whose relative values are no more than that (`thorough`: whatever that
+    costs), or is None. `data_transpose(z)` gives {field of the lower level: D^T z} where A dc + D dfield = 0.
+    `residual` is what is left of R at the solution, in the coordinates of the stratum (host lower levels: it prices the
+    error estimate). `blocks` replaces `A` where the system is block-diagonal. `singular`: A may be, with systems that
+    have solutions all the same.
     """
 
     A: Any

@@ -153,8 +153,8 @@ def block_diagonal(blocks: list[Linearisation]) -> Linearisation:
     def solve_each(rhs, transpose):
         return tuple(b.solve(part, transpose) for b, part in zip(blocks, rhs, strict=True))
 
-    def degenerate(tolerance):
-        return joined([b.degenerate(tolerance) for b in blocks], _named)
+    def degenerate(tolerance, thorough=False):
+        return joined([b.degenerate(tolerance, thorough) for b in blocks], _named)
 
     return Linearisation(
         A=None,

@@ -245,6 +245,43 @@ def test_images_say_what_is_not_computed():
     assert "merging only" in found.limited_to
 
 
+class TestImages:
+    """Multipliers are not unique: what is degenerate is found by a flow problem over all of them."""
+
+    halves = np.repeat([[0.0, 1.0]], 4, axis=0).repeat(3, axis=1)
+    truth = np.random.default_rng(1).standard_normal((4, 6))
+    problem = ih.Bilevel(ih.TotalVariation(halves), ih.Truth(truth))
+
+    @pytest.mark.parametrize(("weight", "margin"), [(0.5, 1 / 3), (1.0, 1 / 3), (1.5, 0.0), (2.0, 0.25), (3.0, 0.5)])
+    def test_gap_of_two_halves(self, weight, margin):
+        """Two halves, three columns each, meet at weight 1.5: below, the flow through a half is w (1 - 1/3) at most;
+        above, the mean is left by a flow of 1.5 across the middle."""
+        found, what = ih.certificate.margin(self.problem, {"weight": weight})
+        assert found == pytest.approx(margin, abs=1e-9) and "split" in what
+
+    def test_slopes_where_two_halves_merge(self):
+        """The levels move by weight / 3 until they meet at 1/2."""
+        found = ih.certificate.one_sided(self.problem, {"weight": 1.5})
+        left = np.sum(np.where(self.halves == 0, 1 / 3, -1 / 3) * (0.5 - self.truth))
+        assert found.left == pytest.approx(left, rel=1e-9) and abs(found.right) <= 1e-12
+        assert len(found.degenerate) == 1 and "merging only" not in found.verdict
+
+    def test_slopes_of_a_noisy_image(self):
+        rng = np.random.default_rng(0)
+        y = rng.standard_normal((8, 8))
+        y[2:5, 2:6] += 2
+        problem = ih.Bilevel(ih.TotalVariation(y), ih.Truth(rng.standard_normal((8, 8))))
+        theta = {"weight": 0.3}
+        for _ in range(3):
+            theta = {"weight": float(ih.certificate.interval(problem, theta).upper["weight"])}
+            found = ih.certificate.one_sided(problem, theta)
+            assert found.degenerate
+            for side, slope in ((-1, found.left), (1, found.right)):
+                near = difference(problem, theta, {"weight": 1.0}, side, 1e-7)
+                assert slope == pytest.approx(near, rel=1e-5)
+            theta = {"weight": theta["weight"] * (1 + 1e-5)}
+
+
 class TestBadInput:
     problem = ih.Bilevel(ih.BPDN(np.eye(2), np.array([3.0, 1.0])), ih.Truth(np.zeros(2)))
 

@@ -2,7 +2,7 @@
 
 from invhyper.certificate.audit import Audit, Comparison, audit
 from invhyper.certificate.interval import Interval, interval
-from invhyper.certificate.one_sided import OneSided, one_sided
+from invhyper.certificate.one_sided import OneSided, margin, one_sided
 from invhyper.certificate.path import Path, path
 
-__all__ = ["Audit", "Comparison", "Interval", "OneSided", "Path", "audit", "interval", "one_sided", "path"]
+__all__ = ["Audit", "Comparison", "Interval", "OneSided", "Path", "audit", "interval", "margin", "one_sided", "path"]

@@ -50,9 +50,9 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
     def force(dtheta):
         return _pushed(lower, theta, dtheta, found.z, shape)
 
-    def degenerate(tolerance):
+    def degenerate(tolerance, thorough=False):
         moved = force if moves else None
-        return bregman_kinks.critical_cone(lower, theta, found, memo.multipliers.p, moved, tolerance)
+        return bregman_kinks.critical_cone(lower, theta, found, memo.multipliers.p, moved, tolerance, thorough)
 
     def B(dtheta):
         change = model.D.T @ ((kept * bregman_kinks.weight_change(lower, dtheta))[model.group] * found.d)

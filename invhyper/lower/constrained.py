@@ -330,7 +330,7 @@ def linearise(lower, solution, theta) -> Linearisation:
         stratum=(S, point.face.signs, point.face.rows),
         margin=margin,
         margin_of=margin_of,
-        degenerate=lambda tolerance: constrained_kinks.critical_cone(point, tolerance),
+        degenerate=lambda tolerance, thorough=False: constrained_kinks.critical_cone(point, tolerance),
         data_transpose=lambda z: {"y": -problem.design.weigh(problem.design.predict(point.columns, S, z[:k]))},
         residual=point.defect,
     )

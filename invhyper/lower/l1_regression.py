@@ -263,7 +263,7 @@ def _linearisation(lower, theta, design, found) -> Linearisation:
         stratum=found.support.sorted(),
         margin=margin,
         margin_of=margin_of,
-        degenerate=lambda tolerance: l1_kinks.critical_cone(lower, design, found, tolerance),
+        degenerate=lambda tolerance, thorough=False: l1_kinks.critical_cone(lower, design, found, tolerance),
         data_transpose=lambda z: _data_transpose(lower, design, found, z),
         residual=np.concatenate([found.defect, np.zeros(b)]),
     )

@@ -34,6 +34,15 @@ class Conditions(NamedTuple):
     scales: Float[np.ndarray, " m"]
     name: Callable[[int], str]
 
+    def and_one(self, value: float, scale: float, what: str) -> "Conditions":
+        """With one condition more, the last."""
+        last = self.values.size
+        return Conditions(
+            np.append(self.values, value),
+            np.append(self.scales, scale),
+            lambda i: what if i == last else self.name(i),
+        )
+
     def margin(self) -> tuple[float, str]:
         """The smallest relative value, and its name; infinity where there are no conditions."""
         if not self.values.size:
@@ -42,7 +51,7 @@ class Conditions(NamedTuple):
         nearest = int(np.argmin(relative))
         if not np.isfinite(relative[nearest]):
             return np.inf, ""
-        return max(float(relative[nearest]), 0.0), self.name(nearest)
+        return max(float(relative[nearest]), 0.0) + 0.0, self.name(nearest)
 
 
 class Motion(NamedTuple):
@@ -59,7 +68,7 @@ class CriticalCone:
     `move(dtheta)` is the `Motion` along a direction of theta (one-sided: that of -dtheta is another one at a kink);
     `degenerate` masks the conditions that are zero; `straight(dtheta)`: whether values change linearly, not only to
     first order, as long as the stratum stays (then the next kink is known exactly). `limited_to`: what alone the
-    conditions are about, where others are not known.
+    rates are about, where others are not known; `complete`: whether all that may be degenerate was looked at.
     """
 
     conditions: Conditions
@@ -67,6 +76,7 @@ class CriticalCone:
     move: Callable[[PyTree], Motion]
     straight: Callable[[PyTree], bool]
     limited_to: str = ""
+    complete: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -111,6 +121,7 @@ def joined(cones: list[CriticalCone], called: Callable[[int, str], str]) -> Crit
         move,
         lambda dtheta: all(cone.straight(dtheta) for cone in cones),
         next((cone.limited_to for cone in cones if cone.limited_to), ""),
+        all(cone.complete for cone in cones),
     )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from invhyper.strata.critical_cone import Conditions
 from invhyper.strata.norms import NOISE, Polished
 
+SPLIT = "a region about to split"
+MERGING_ONLY = "merging only: the multipliers of the vanishing groups are not unique"
 # Up to this many vanishing rows their independence is looked up in the matrix itself.
 ROWS = 400
 
@@ -67,7 +69,7 @@ def conditions(polished: Polished, dual: np.ndarray) -> tuple[Conditions, Kinds]
         kind = int(np.searchsorted(kinds.edges, i, side="right"))
         if kind == 0:
             return "two regions about to merge"
-        return "an entry about to meet its bound" if kind < 3 else "a region about to split"
+        return "an entry about to meet its bound" if kind < 3 else SPLIT
 
     return Conditions(np.concatenate(values), np.concatenate(scales), name), kinds
 
@@ -85,9 +87,6 @@ def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
     if unique(polished):
         return nearest, what
     return nearest, f"{what or 'none found'}; {MERGING_ONLY}"
-
-
-MERGING_ONLY = "merging only: the multipliers of the vanishing groups are not unique"
 
 
 def unique(polished: Polished) -> bool:
