@@ -45,8 +45,8 @@ def path(report: Report):
     colours = [plots.BLUE, plots.VERMILION, plots.GREEN, plots.ORANGE, plots.PURPLE, plots.SKY, plots.GREY]
     weights = np.geomspace(0.15, found["weights"].max(), 800)
     shown = found["coefficients"]
-    for j, each in enumerate(shown.T):
-        line = np.interp(weights, found["weights"][::-1], each[::-1])
+    lines = [np.interp(weights, found["weights"][::-1], each[::-1]) for each in shown.T]
+    for j, line in enumerate(lines):
         above.plot(weights, line, color=colours[j % 7], ls="-" if j < 7 else "--", lw=1.5)
     above.axhline(0, color="black", lw=0.8)
     above.set(ylabel="coefficient", title="Coefficients are linear in the weight between kinks")
@@ -61,8 +61,7 @@ def path(report: Report):
         axes.grid(False)
         axes.set_xscale("log")
         axes.set_xlim(weights.min(), weights.max() * 1.05)
-    kept = shown[found["weights"] > weights.min()]
-    above.set_ylim(kept.min() - 0.1, kept.max() + 0.12)
+    above.set_ylim(np.min(lines) - 0.05, np.max(lines) + 0.05)
     plots.log_ticks(below.xaxis)
     return figure
 

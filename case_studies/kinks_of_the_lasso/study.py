@@ -115,7 +115,9 @@ def run(quick: bool = False, seed: int = 0, watch: Sequence[Callable] = ()) -> i
     findings = {
         "halves": halves,
         "counted": counted,
-        "share_at_kinks": {name: each["places"]["kink"] / halves for name, each in counted.items()},
+        **{f"{name.replace(' ', '_')}_at_kinks": each["places"]["kink"] for name, each in counted.items()},
+        "within": min(each["within"] for each in counted.values()),
+        "most_solves": max(each["most_solves"] for each in counted.values()),
         "best": report.value,
         "left": at_kink.left,
         "right": at_kink.right,
