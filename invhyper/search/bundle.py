@@ -22,6 +22,8 @@ def bundle(objective: Objective, points: list[Point], steps: int) -> str:
     do at its minimum. Kiwiel (1990), doi:10.1007/BF01585731.
     """
     best, combined = objective.best, float("nan")
+    if not any(point is best for point in points):  # a kink that was looked at on the way
+        points.append(best)
     radius = _first_radius(best, points)
     for _ in range(steps):
         near = _nearest(best, points, 1e-12 * objective.scale)
