@@ -90,7 +90,7 @@ def audit(
     here = hypergradient(problem, theta, tol=max(tol, 1e-8))
     probe = _Probe(problem, hypergradient, theta, here, tol)
     comparisons = tuple(
-        _compare(probe, name, direction, step, rtol) for name, direction in _directions(theta, seed).items()
+        _compare(probe, name, direction, step, rtol) for name, direction in directions(theta, seed).items()
     )
     wrong = [c for c in comparisons if c.agrees is False]
     undecided = [c for c in comparisons if c.agrees is None]
@@ -169,7 +169,7 @@ def _differences(probe, direction, h):
     return values @ coarse_of / h, values @ fine_of / h, noise, all(same for _, _, same in points)
 
 
-def _directions(theta, seed) -> dict:
+def directions(theta, seed) -> dict:
     """Named directions in the space of theta."""
     names, leaves = tree.paths(theta), jax.tree.leaves(theta)
     structure = jax.tree.structure(theta)
