@@ -16,6 +16,8 @@ from invhyper.problem import Evaluation
 
 # Differences of gradients below this, relative, are rounding.
 ROUNDING = 1e-12
+# So many scalars of a gradient are written out in a sentence, of more their norm.
+LISTED = 4
 # The orders of convergence looked for.
 ORDERS = (0.05, 8.0)
 
@@ -190,4 +192,7 @@ def _settled(found) -> bool:
 def _shown(gradient) -> str:
     if tree.size(gradient) == 1:
         return f"{float(np.asarray(jax.tree.leaves(gradient)[0]).squeeze()):.8g}"
+    pairs = list(zip(tree.paths(gradient), jax.tree.leaves(gradient), strict=True))
+    if len(pairs) <= LISTED and all(np.ndim(leaf) == 0 for _, leaf in pairs):
+        return f"({', '.join(f'{name} {float(leaf):.6g}' for name, leaf in pairs)})"
     return f"a gradient of norm {float(tree.norm(gradient)):.8g}"
