@@ -38,7 +38,7 @@ _HOME = {
     "lower.total_variation": "HuberTV TotalVariation",
     "lower.composite": "AnalysisL1 Composite",
     "lower.tgv": "TGV",
-    "penalties": "Huber L1 Penalty TV",
+    "penalties": "Huber L1 Penalty SmoothedL1 SmoothedTV TV",
     "iterations.split_bregman": "SplitBregman",
     "iterations.pdhg": "PDHG",
     "iterations.dual_fista": "DualFISTA",

@@ -63,6 +63,8 @@ def _parser() -> Parser:
         sub.add_argument("--force", action="store_true", help="replace the report in an --out that exists")
     check = command("check", check_problem, "Audit the hypergradient of a problem against central differences.")
     check.add_argument("problem", metavar="PROBLEM.toml", help="as for tune")
+    check.add_argument("--out", type=Path, metavar="DIR", help="draw the audit into DIR/audit.png (26 solves a slope)")
+    check.add_argument("--force", action="store_true", help="replace the audit.png of an earlier check")
     show = command("show", show_report, "Show a saved report.")
     cite = command("cite", cite_report, "BibTeX for the methods that a saved report used.")
     for sub in (show, cite):
@@ -152,16 +154,25 @@ def tune_problem(options) -> int:
 
 def check_problem(options) -> int:
     """`invhyper check PROBLEM.toml`."""
-    from invhyper import certificate, problem_file
+    from invhyper import certificate, plots, problem_file
 
+    picture = None if options.out is None else _free(options.out / "audit.png", options.force)
     given = problem_file.read(options.problem)
-    audit = certificate.audit(given.problem, given.weights.theta)
-    print(f"{'direction':20}{'slope':>18}{'difference':>18}{'relative error':>16}{'step':>10}  agrees")
-    for each in audit.comparisons:
-        numbers = f"{each.slope:18.9g}{each.difference:18.9g}{each.relative_error:16.1e}{each.step:10.1e}"
-        says = {True: "yes", False: "NO", None: f"undecided: {each.note}"}[each.agrees]
-        print(f"{each.direction:20}{numbers}  {says}")
+    drawn = picture is not None
+    audit = certificate.audit(given.problem, given.weights.theta, curve=drawn, spectrum=True)
+    rows = [
+        (
+            each.direction, f"{each.slope:.9g}", f"{each.difference:.9g}", f"{each.relative_error:.1e}",
+            f"{each.step:.1e}", {True: "yes", False: "NO", None: f"undecided: {each.note}"}[each.agrees],
+        )
+        for each in audit.comparisons
+    ]  # fmt: skip
+    _print_table(("direction", "slope", "difference", "relative error", "step", "agrees"), rows)
+    _print_rows("evidence", list(audit.evidence.items()))
     print(audit.verdict)
+    if drawn:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        print(f"wrote {plots.save(plots.audit(audit), picture)}")
     return 0 if audit.passed else 1
 
 
@@ -242,7 +253,34 @@ def _print_rows(title: str, rows: list[tuple[str, str]]):
         print(f"{label:<{width}}  {value}")
 
 
+def _print_table(names: tuple[str, ...], rows: list[tuple[str, ...]]):
+    """Columns under their names, the numbers between first and last to the right: on a terminal a table, else lines."""
+    last = len(names) - 1
+    if Console().is_terminal:
+        table = Table()
+        for k, name in enumerate(names):
+            table.add_column(name, justify="left" if k in (0, last) else "right")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table, markup=False)
+        return
+    widths = [max(len(row[k]) for row in (names, *rows)) for k in range(last)]
+    for row in (names, *rows):
+        cells = [f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(row, widths))]  # noqa: B905
+        print("  ".join((*cells, row[last])))
+
+
 # ---------------------------------------------------------------- result folders
+
+
+def _free(path: Path, force: bool) -> Path:
+    """The path of a file to be written; one that exists, or lies in what is no folder, is refused before any work."""
+    blocked = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if blocked is not None:
+        raise ValueError(f"--out {path.parent}: {blocked} is a file; a folder is wanted")
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists: choose another --out, or add --force to replace it")
+    return path
 
 
 def _folder(options, name: str) -> Path:

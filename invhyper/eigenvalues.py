@@ -36,6 +36,11 @@ class Spectrum:
         return 2 / (self.smallest + self.largest) if self.smallest > 0 else float("nan")
 
     @property
+    def condition(self) -> float:
+        """The condition number `largest` / `smallest` of a positive definite A; NaN where it is not."""
+        return self.largest / self.smallest if self.smallest > 0 else float("nan")
+
+    @property
     def converges(self) -> bool:
         """Whether the series does."""
         return self.radius < 1

@@ -1,11 +1,13 @@
 """Sums of norms of a linear map: values, proximal steps, and how weights spread over their groups.
 
-    w -> sum_g w_g h(|(D x)_g|),   h(t) = t, or Huber's h(t) = t^2 / (2 delta) up to delta and t - delta / 2 above
+    w -> sum_g w_g h(|(D x)_g|),   h(t) = t, or Huber's h(t) = t^2 / (2 delta) up to delta and t - delta / 2 above,
+                                   or smoothed, h(t) = sqrt(t^2 + eps^2) - eps
 
 A penalty holds its analysis operator D and says which entries of D x share a norm. Written once for NumPy and JAX.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,9 @@ from jaxtyping import Array
 
 from invhyper.operators.differences import Differences
 from invhyper.operators.operator import Operator
+
+# Newton steps of a smoothed norm's proximal step: the first ones grow t by half each, from eps to (step eps^2)^(1/3).
+CLIMBS = 40
 
 
 class Penalty(eqx.Module):
@@ -63,7 +68,7 @@ class Penalty(eqx.Module):
                     f"{tuple(analysis.shape_out)} of D x are wanted"
                 )
             groups = np.unique(groups, return_inverse=True)[1].reshape(groups.shape)
-        penalty = Penalty(analysis, groups, self.delta)
+        penalty = replace(self, analysis=analysis, groups=groups)
         if np.shape(self.delta) not in ((), penalty.shape):
             raise ValueError(f"delta has shape {np.shape(self.delta)}: a number or shape {penalty.shape} is wanted")
         return penalty
@@ -174,6 +179,78 @@ class Penalty(eqx.Module):
         edge = step + self.delta if huber else step
         share = step / xp.maximum(xp.maximum(self.norms(v), edge), np.finfo(v.dtype).tiny)
         return xp.multiply(self.spread(share), v, **into)
+
+
+class Smoothed(Penalty):
+    """w -> sum_g w_g (sqrt(|(D x)_g|^2 + eps^2) - eps): a norm without its kink, for any eps > 0 in the units of D x.
+
+    0 <= |d| - h <= eps. The "- eps" makes h(0) = 0; the minimisers are the same without it.
+    """
+
+    eps: float | Array = eqx.field(kw_only=True)
+
+    def value(self, x, weight):
+        sizes = self.norms(self.analysis.mv(x))
+        # sqrt(t^2 + eps^2) - eps without the difference of two numbers that are all but equal.
+        bent = sizes**2 / (_namespace(sizes, self.eps).hypot(sizes, self.eps) + self.eps)
+        return (self.fill(weight) * bent).sum()
+
+    def excess(self, v, step, out: np.ndarray | None = None):
+        """v - prox(v): the length t of the proximal step obeys t + step t / sqrt(t^2 + eps^2) = |v|."""
+        xp = _namespace(v, step)
+        into = {} if out is None else {"out": out}
+        sizes = self.norms(v)
+
+        # The left side rises and bends down: Newton's method from a t that is too small climbs, and never past it.
+        def climb(_, t):
+            s = xp.hypot(t, self.eps)
+            return t - (t + step * t / s - sizes) / (1 + step * self.eps**2 / s**3)
+
+        t = xp.maximum(sizes - step, sizes / (1 + step / self.eps))
+        if xp is jnp:
+            t = jax.lax.fori_loop(0, CLIMBS, climb, t)
+        else:
+            for k in range(CLIMBS):
+                t = climb(k, t)
+        share = step / (step + xp.hypot(t, self.eps))
+        return xp.multiply(self.spread(share), v, **into)
+
+
+def smoothed(penalty: Penalty, eps) -> Penalty:
+    """The same penalty with its norms smoothed; Huber's, which has no kink, as it is."""
+    if isinstance(penalty, Smoothed) or not (isinstance(penalty.delta, float) and penalty.delta == 0.0):
+        return penalty
+    return Smoothed(penalty.analysis, penalty.groups, eps=eps)
+
+
+def SmoothedL1(analysis: Operator, eps: float, groups=None) -> Penalty:
+    """w -> sum_i w_i (sqrt((D x)_i^2 + eps^2) - eps), or over groups of entries: `L1` with its kinks rounded off.
+
+    A lower level with smoothed norms is made from one with sharp ones: `ElasticNet(A, y).smoothed(eps)`.
+
+    >>> import numpy as np, invhyper as ih
+    >>> float(ih.SmoothedL1(ih.Identity((2,)), eps=3.0).at((2,)).value(np.array([4.0, 0.0]), 1.0))
+    2.0
+    """
+    return Smoothed(analysis, groups, eps=_checked_eps("SmoothedL1", eps))
+
+
+def SmoothedTV(eps: float, isotropic: bool = False, boundary: str = "neumann") -> Penalty:
+    """w -> sum of w (sqrt(|u_{i+1} - u_i|^2 + eps^2) - eps): `TV` with its kinks rounded off.
+
+    >>> import numpy as np, invhyper as ih
+    >>> float(ih.SmoothedTV(eps=3.0).at((2,)).value(np.array([0.0, 4.0]), 1.0))
+    2.0
+
+    Acar and Vogel (1994), doi:10.1088/0266-5611/10/6/003.
+    """
+    return smoothed(TV(isotropic, boundary), _checked_eps("SmoothedTV", eps))
+
+
+def _checked_eps(owner: str, eps):
+    if not isinstance(eps, jax.core.Tracer) and (np.ndim(eps) or not is_positive(eps) or not np.isfinite(eps)):
+        raise ValueError(f"{owner} eps = {eps!r}: a positive number is wanted, in the units of what the norms are of")
+    return eps
 
 
 def TV(isotropic: bool = False, boundary: str = "neumann") -> Penalty:

@@ -238,6 +238,13 @@ class LowerLevel(eqx.Module):
         """The process that solves this problem, for `Unrolled`; a TypeError with the reason where there is none."""
         raise TypeError(f"Unrolled needs an Iteration (init, step); {type(self).__name__} has none. Use Implicit.")
 
+    def smoothed(self, eps) -> "LowerLevel":
+        """The same with every norm replaced by sqrt(t^2 + eps^2) - eps; a TypeError in words where there is none."""
+        name, have = type(self).__name__, "ElasticNet, BPDN, the TV family and a Together of these have"
+        if self.host:
+            raise TypeError(f"{name} has no smoothed form: {have} one")
+        raise TypeError(f"there is nothing to smooth in {name}: {have} norms with kinks")
+
     def shape(self, theta: PyTree) -> PyTree:
         """Shape and dtype of x as a tree of `jax.ShapeDtypeStruct`; `layer` needs it of host lower levels."""
         raise NotImplementedError(f"{type(self).__name__} defines no shape: layer needs it")

@@ -88,6 +88,9 @@ class Together(LowerLevel):
         floor = jax.tree.map(lambda *leaves: np.maximum.reduce(leaves), *[low for low, _ in sides])
         return floor, jax.tree.map(lambda *leaves: np.minimum.reduce(leaves), *[high for _, high in sides])
 
+    def smoothed(self, eps):
+        return Together([lower.smoothed(eps) for lower in self.lowers])
+
     def cold_start(self, theta):
         starts = [lower.cold_start(theta) for lower in self.lowers]
         if any(start is None for start in starts):

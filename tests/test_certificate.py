@@ -1,8 +1,11 @@
 """The gradient audit: it passes right slopes, fails wrong ones, and says when it cannot tell."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 
 import invhyper as ih
 from invhyper.problem import LowerLevel, Solution
@@ -94,3 +97,100 @@ def test_on_a_kink_the_audit_is_undecided(threshold):
     assert not audit.passed
     assert "kink within reach" in audit.verdict
     assert ih.Implicit()(threshold, {"t": 0.0}).certificate.kink
+
+
+# ---------------------------------------------------------------- curves, eigenvalues
+
+
+def test_a_curve_is_a_v_that_the_values_foretell():
+    """F = t^3: D(h) = 3 t^2 + h^2 exactly, so the truncation is known, and F's rounding is eps F."""
+    cube = ih.Bilevel(zoo.Identity(), lambda x, theta: jnp.sum(x**3))
+    audit = ih.certificate.audit(cube, {"t": 2.0}, curve=True)
+    (curve,) = audit.curves
+    np.testing.assert_allclose(curve.steps, 2.0 * np.geomspace(1e-1, 1e-9, 13))
+    assert curve.same.all()
+    assert curve.truncation == pytest.approx(1 / 12, rel=1 / 30)  # read off where it is 30 times the noise
+    assert curve.noise == pytest.approx(np.finfo(float).eps * 8 / 12, rel=0.5)
+    np.testing.assert_allclose(curve.errors[:4], curve.steps[:4] ** 2 / 12, rtol=1e-6)
+    assert np.all(curve.errors[7:] <= 2 * curve.noise / curve.steps[7:])
+    assert curve.errors.argmin() in (5, 6, 7, 8)
+    assert audit.rtol == 1e-6 and audit.passed
+
+
+def test_curves_cost_nothing_unless_asked_for(ridge):
+    calls = []
+
+    def counted(problem, theta, **options):
+        calls.append(theta)
+        return ih.Implicit()(problem, theta, **options)
+
+    assert ih.certificate.audit(ridge, {"l2": 0.7}, counted).curves == ()
+    plain = len(calls)
+    assert plain == 5
+    ih.certificate.audit(ridge, {"l2": 0.7}, counted, curve=True)
+    assert len(calls) == 2 * plain + 26
+
+
+def test_a_wrong_slope_stops_the_v_at_its_error():
+    cube = ih.Bilevel(zoo.Identity(), lambda x, theta: jnp.sum(x**3))
+
+    def off(problem, theta, **options):
+        found = ih.Implicit()(problem, theta, **options)
+        return replace(found, gradient={"t": 1.001 * found.gradient["t"]})
+
+    audit = ih.certificate.audit(cube, {"t": 2.0}, off, curve=True)
+    assert not audit.passed
+    np.testing.assert_allclose(audit.curves[0].errors[4:-2], 1e-3 / 1.001, rtol=0.05)
+
+
+def test_points_across_a_kink_are_told():
+    """Soft thresholding with its kink at weight 1, looked at from 1 - 1e-4: steps above 1e-4 go across."""
+    problem = ih.Bilevel(ih.Lasso(np.eye(1), np.array([1.0])), ih.Truth(np.array([-1.0])))
+    audit = ih.certificate.audit(problem, {"weight": 1 - 1e-4}, curve=True, spectrum=True)
+    (curve,) = audit.curves
+    np.testing.assert_array_equal(curve.same, curve.steps < 1e-4)
+    assert curve.errors[curve.same].max() < 1e-6 < 0.1 < curve.errors[0]
+    assert audit.passed, audit.verdict
+    assert audit.evidence["margin to a kink"].endswith("coefficient 0 leaves the support")
+    at_it = ih.certificate.audit(problem, {"weight": 1.0}, curve=True)
+    assert not at_it.passed and not at_it.curves[0].same.any()
+    assert np.isnan(at_it.curves[0].truncation)
+
+
+def test_a_curve_at_a_bound_is_one_sided(ridge):
+    audit = ih.certificate.audit(ridge, {"l2": 0.0}, curve=True)
+    (curve,) = audit.curves
+    np.testing.assert_allclose(curve.errors[:3], curve.truncation * curve.steps[:3] ** 2, rtol=0.5)
+
+
+def test_eigenvalues_of_a_traced_and_a_host_system(ridge):
+    A, y = ridge.lower.A, ridge.lower.y
+    found = ih.certificate.audit(ridge, {"l2": 0.7}, spectrum=True).spectrum
+    exact = np.linalg.eigvalsh(A.T @ A) + 0.7
+    assert (found.smallest, found.largest) == pytest.approx((exact[0], exact[-1]))
+    assert found.condition == pytest.approx(exact[-1] / exact[0])
+    problem = ih.KFold(ih.Lasso, A, y, folds=3)
+    audit = ih.certificate.audit(problem, {"weight": 0.5}, spectrum=True)
+    blocks = []
+    for lower, x in zip(problem.lower.lowers, ih.solve(problem.lower, {"weight": 0.5}).x, strict=True):
+        chosen = lower.A[:, np.flatnonzero(x)]
+        blocks.append(np.linalg.eigvalsh(chosen.T @ chosen))
+    assert audit.spectrum.smallest == pytest.approx(min(b[0] for b in blocks))
+    assert audit.spectrum.largest == pytest.approx(max(b[-1] for b in blocks))
+    assert "condition number" in audit.evidence["eigenvalues of A"]
+
+
+def test_where_there_are_no_eigenvalues(ridge):
+    assert ih.certificate.audit(ridge, {"l2": 0.7}).spectrum is None
+    assert ih.certificate.audit(ridge, {"l2": 0.7}, ih.Unrolled(3), spectrum=True).spectrum is None
+    zero = ih.Bilevel(ih.Lasso(np.eye(2), np.ones(2)), ih.Truth(np.ones(2)))
+    assert ih.certificate.audit(zero, {"weight": 2.0}, spectrum=True).evidence["eigenvalues of A"].startswith("none")
+    constrained = ih.BPDN(np.eye(2), np.array([2.0, 1.0]), equality=(np.ones((1, 2)), np.ones(1)))
+    audit = ih.certificate.audit(ih.Bilevel(constrained, ih.Truth(np.ones(2))), {"weight": 0.1}, spectrum=True)
+    assert audit.evidence["eigenvalues of A"].endswith("not positive definite") and np.isnan(audit.spectrum.condition)
+
+
+@pytest.mark.parametrize("bad", [{"step": 0.0}, {"tol": -1.0}, {"rtol": np.nan}, {"step": np.ones(2)}])
+def test_bad_numbers_are_refused(ridge, bad):
+    with pytest.raises(ValueError, match=f"audit {next(iter(bad))} = .*: a positive number is wanted"):
+        ih.certificate.audit(ridge, {"l2": 0.7}, **bad)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import invhyper as ih
-from invhyper import cli
+from invhyper import cli, problem_file
 
 RIDGE = """
 [data]
@@ -155,9 +155,43 @@ def test_check_fails_a_wrong_gradient(here, capsys, monkeypatch):
         found = ih.Implicit()(problem, theta, **options)
         return replace(found, gradient={"l2": 1.001 * found.gradient["l2"]})
 
-    monkeypatch.setattr("invhyper.certificate.Implicit", lambda: off_by_a_thousandth)
-    assert cli.main(["check", "ridge.toml"]) == 1
+    monkeypatch.setattr(sys.modules["invhyper.certificate.audit"], "Implicit", lambda: off_by_a_thousandth)
+    assert cli.main(["check", "ridge.toml", "--out", "wrong"]) == 1
     assert "NO" in capsys.readouterr().out
+    assert (here / "wrong" / "audit.png").stat().st_size > 10_000
+
+
+def test_check_says_what_else_is_known(here, capsys):
+    assert cli.main(["check", "ridge.toml"]) == 0
+    out = capsys.readouterr().out
+    given = problem_file.read("ridge.toml")
+    eigenvalues = np.linalg.eigvalsh(given.problem.lower.A.T @ given.problem.lower.A) + 5.0
+    assert f"eigenvalues of A  {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}, condition number" in out
+    assert "lower residual" in out and "margin to a kink" in out
+    assert out.splitlines()[-1] == "1 of 1 slopes agree with central differences"
+
+
+def test_check_on_a_terminal_draws_a_table(here, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["check", "ridge.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "relative error" in out and "│" in out and "evidence" in out
+
+
+def test_check_draws_once_unless_forced(here, capsys):
+    picture = here / "drawn" / "deep" / "audit.png"
+    assert cli.main(["check", "ridge.toml", "--out", "drawn/deep"]) == 0
+    assert f"wrote {Path('drawn/deep/audit.png')}" in capsys.readouterr().out
+    first = picture.stat().st_mtime_ns
+    assert "audit.png exists: choose another --out, or add --force" in refused(
+        capsys, "check", "ridge.toml", "--out", "drawn/deep"
+    )
+    assert picture.stat().st_mtime_ns == first
+    assert cli.main(["check", "ridge.toml", "--out", "drawn/deep", "--force"]) == 0
+    capsys.readouterr()
+    assert picture.stat().st_mtime_ns > first
+    assert "rows.npz is a file; a folder is wanted" in refused(capsys, "check", "ridge.toml", "--out", "rows.npz/deep")
 
 
 @pytest.mark.parametrize(

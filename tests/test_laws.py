@@ -91,6 +91,8 @@ PENALTIES = {
     "TV": ih.TV(),
     "TV isotropic": ih.TV(isotropic=True),
     "L1": ih.L1(ih.Identity((4, 5))),
+    "SmoothedL1": ih.SmoothedL1(ih.Identity((4, 5)), 0.4, np.random.default_rng(6).integers(0, 7, (4, 5))),
+    "SmoothedTV": ih.SmoothedTV(1e-3, isotropic=True),
     "Huber": ih.Huber(delta=0.4),
     "Huber isotropic": ih.Huber(delta=np.random.default_rng(5).random((4, 5)), groups=0),
     "Huber groups": ih.Huber(ih.Identity((4, 5)), 0.4, np.random.default_rng(6).integers(0, 7, (4, 5))),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -196,3 +197,70 @@ def test_a_population_is_drawn_from_what_a_report_keeps():
     assert plots.observed_predicted(again).axes[1].lines[1].get_xdata().tolist() == [1.0, 2.0, 1.5, 2.5, 3.0]
     shrunk = 1 - np.std([0.1, -0.3], ddof=1)
     assert plots.shrinkage(again).axes[0].get_title("left") == f"shrinkage {100 * shrunk:.0f} %"
+
+
+# ---------------------------------------------------------------- audits
+
+
+@pytest.fixture(scope="module")
+def audited():
+    """Two directions, one slope wrong, and a kink within the largest steps."""
+    rng = np.random.default_rng(0)
+    A, y = rng.standard_normal((60, 20)), rng.standard_normal(60)
+
+    def off(problem, theta, **options):
+        found = ih.Implicit()(problem, theta, **options)
+        return replace(found, gradient={"l1": 1.001 * found.gradient["l1"], "l2": found.gradient["l2"]})
+
+    problem = ih.Bilevel(ih.ElasticNet(A, y), ih.Truth(np.ones(20)))
+    return ih.certificate.audit(problem, {"l1": 5.0, "l2": 0.5}, off, curve=True, spectrum=True)
+
+
+def test_an_audit_shows_every_difference_and_its_guides(audited):
+    figure = plots.audit(audited)
+    for axes, curve, comparison in zip(figure.axes, audited.curves, audited.comparisons, strict=True):
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+        drawn = line(axes, "difference")
+        np.testing.assert_array_equal(drawn.get_xdata(), curve.steps[curve.same])
+        np.testing.assert_array_equal(drawn.get_ydata(), np.maximum(curve.errors[curve.same], 1e-16))
+        across = [each for each in axes.lines if each.get_label() == "across a kink"]
+        assert len(across) == (curve is audited.curves[0]), "the largest step in l1 crosses a kink, none in l2 does"
+        for each in across:
+            assert each.get_markerfacecolor() == "white"
+            np.testing.assert_array_equal(each.get_xdata(), curve.steps[~curve.same])
+        assert line(axes, "judged").get_xydata().tolist() == [[comparison.step, comparison.relative_error]]
+        for label, slope in (("truncation", 2.0), ("noise", -1.0)):
+            for guide in (each for each in axes.lines if each.get_label().startswith(label)):
+                x, y = np.log(guide.get_xydata().T)
+                np.testing.assert_allclose(np.diff(y) / np.diff(x), slope, rtol=1e-9)
+    assert [axes.get_title("left") for axes in figure.axes] == ["l1: disagrees", "l2: agrees"]
+    assert line(figure.axes[1], "truncation") and line(figure.axes[1], "noise")
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title == f"Not passed: {audited.verdict}"
+    (legend,) = figure.legends
+    assert "eigenvalues of A" in legend.get_title().get_text() and "margin to a kink" in legend.get_title().get_text()
+
+
+def test_an_audit_at_a_kink_has_hollow_points_only():
+    problem = ih.Bilevel(ih.Lasso(np.eye(1), np.array([1.0])), ih.Truth(np.array([-1.0])))
+    figure = plots.audit(ih.certificate.audit(problem, {"weight": 1.0}, curve=True))
+    (axes,) = figure.axes
+    assert axes.get_title("left") == "weight: undecided"
+    assert line(axes, "across a kink").get_xdata().size == 13 and line(axes, "difference").get_xdata().size == 0
+    assert not any(each.get_label().startswith("judged") for each in axes.lines)
+
+
+def test_an_audit_of_many_directions_shows_the_worst(audited, tmp_path):
+    figure = plots.audit(audited, most=1)
+    (axes,) = figure.axes
+    assert axes.get_title("left") == "l1: disagrees" and "(drawn: the 1 that agree least)" in figure.get_suptitle()
+    assert plots.save(figure, tmp_path / "audit.png").stat().st_size > 10_000
+
+
+def test_audits_that_cannot_be_drawn(audited):
+    with pytest.raises(ValueError, match="without curves: ask for them"):
+        plots.audit(replace(audited, curves=()))
+    with pytest.raises(ValueError, match="most = 0: a whole number"):
+        plots.audit(audited, most=0)
+    with pytest.raises(ValueError, match="columns = 1.5"):
+        plots.audit(audited, columns=1.5)

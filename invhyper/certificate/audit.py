@@ -8,15 +8,22 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from invhyper import tree
 from invhyper.bilevel import Bilevel
+from invhyper.eigenvalues import Spectrum
 from invhyper.hypergradient.implicit import Implicit
+from invhyper.hypergradient.spectrum import spectrum as spectrum_at
+from invhyper.problem import Certificate
 
 EACH_COORDINATE_UP_TO = 20
 DRAWN_DIRECTIONS = 5
 SMALLEST_STEP = 1e-10
+# The steps of a curve, relative to the size of theta along the direction.
+CURVE_STEPS = np.geomspace(1e-1, 1e-9, 13)
+# A difference of differences tells their truncation where it is so many times their noise.
+CLEAR = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,63 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Central differences in one direction over `steps` h (falling): the V of truncation and rounding.
+
+    `differences` D(h), and their `errors` |D(h) - slope|, relative to the larger of the two numbers compared; `same`:
+    whether both ends stand on the stratum of theta, so that D(h) means anything. Predicted, also relative: errors of
+    `truncation` h^2 for large steps (NaN: none to be seen) and of `noise` / h for small ones, from the residuals
+    reached and rounding.
+    """
+
+    direction: str
+    steps: Float[np.ndarray, " n"]
+    differences: Float[np.ndarray, " n"]
+    errors: Float[np.ndarray, " n"]
+    same: Bool[np.ndarray, " n"]
+    truncation: float
+    noise: float
+
+
+@dataclass(frozen=True)
 class Audit:
-    """The comparisons of an audit; `passed` if none disagrees and at least one agrees; `verdict` in words."""
+    """The comparisons of an audit; `passed` if none disagrees and at least one agrees; `verdict` in words.
+
+    `rtol`: what was asked; `certificate`: of the hypergradient at theta; `curves`: one for each comparison, if asked
+    for; `spectrum`: the eigenvalues of A there, if asked for (None: not, or a run, which has no A).
+    """
 
     comparisons: tuple[Comparison, ...]
     passed: bool
     verdict: str
+    rtol: float
+    certificate: Certificate
+    curves: tuple[Curve, ...] = ()
+    spectrum: Spectrum | None = None
+
+    @property
+    def evidence(self) -> dict[str, str]:
+        """What else speaks for or against the hypergradient, in words: residuals, margin, eigenvalues of A."""
+        found = self.certificate
+        said = {
+            "lower residual": f"{found.lower_residual:.1e}",
+            "adjoint residual": f"{found.adjoint_residual:.1e}",
+        }
+        if found.error_estimate is not None:
+            said["error estimate"] = f"{found.error_estimate:.1e}"
+        if np.isfinite(found.margin):
+            said["margin to a kink"] = f"{found.margin:.1e} {found.margin_of}".strip()
+        else:
+            said["margin to a kink"] = "infinite, no kink is known of"
+        if self.spectrum is not None:
+            low, high = self.spectrum.smallest, self.spectrum.largest
+            if np.isnan(high):
+                said["eigenvalues of A"] = "none, no unknown is free"
+            elif low > 0:
+                said["eigenvalues of A"] = f"{low:.3g} to {high:.3g}, condition number {self.spectrum.condition:.3g}"
+            else:
+                said["eigenvalues of A"] = f"{low:.3g} to {high:.3g}, not positive definite"
+        return said
 
 
 def audit(
@@ -60,6 +118,8 @@ def audit(
     tol: float = 1e-12,
     rtol: float = 1e-6,
     seed: int = 0,
+    curve: bool = False,
+    spectrum: bool = False,
 ) -> Audit:
     """Compare a hypergradient with central differences of F, direction by direction.
 
@@ -74,6 +134,8 @@ def audit(
     **Arguments**: `hypergradient`: what is audited (None: `Implicit()`); its own values are differenced, so that
     `Unrolled` is compared with the truncated run it differentiates. `tol` is asked of the lower level; what it reaches
     goes into the uncertainty. Where theta - h d leaves the bounds, one-sided differences of second order are used.
+    `curve`: True adds D(h) for 13 steps from 1e-1 to 1e-9 (26 solves a direction), which `plots.audit` draws;
+    `spectrum`: True adds the eigenvalues of A.
 
     **Raises** what the hypergradient raises at theta itself.
 
@@ -86,12 +148,18 @@ def audit(
     Richardson (1911), doi:10.1098/rsta.1911.0009.
     """
     hypergradient = Implicit() if hypergradient is None else hypergradient
+    for name, value in (("step", step), ("tol", tol), ("rtol", rtol)):
+        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+            raise ValueError(f"audit {name} = {value!r}: a positive number is wanted")
     theta = problem.check(theta)
     here = hypergradient(problem, theta, tol=max(tol, 1e-8))
     probe = _Probe(problem, hypergradient, theta, here, tol)
-    comparisons = tuple(
-        _compare(probe, name, direction, step, rtol) for name, direction in _directions(theta, seed).items()
-    )
+    lines = [_Line(probe, name, direction) for name, direction in directions(theta, seed).items()]
+    comparisons = tuple(_compare(line, step, rtol) for line in lines)
+    curves = tuple(map(_curve, lines, comparisons)) if curve else ()
+    eigenvalues = None
+    if spectrum and not getattr(hypergradient, "of_a_run", False):
+        eigenvalues = spectrum_at(problem, theta, solution=here.solution)
     wrong = [c for c in comparisons if c.agrees is False]
     undecided = [c for c in comparisons if c.agrees is None]
     right = len(comparisons) - len(wrong) - len(undecided)
@@ -103,11 +171,11 @@ def audit(
         )
     if undecided:
         said += f"; {len(undecided)} undecided ({undecided[0].direction}: {undecided[0].note})"
-    return Audit(comparisons, not wrong and right > 0, said)
+    return Audit(comparisons, not wrong and right > 0, said, rtol, here.certificate, curves, eigenvalues)
 
 
 class _Probe:
-    """F along a line through theta, with the stratum and the noise of every value."""
+    """F around theta, with the stratum and the noise of every value."""
 
     def __init__(self, problem, hypergradient, theta, here, tol):
         self.problem, self.hypergradient, self.theta, self.here, self.tol = problem, hypergradient, theta, here, tol
@@ -133,43 +201,73 @@ class _Probe:
         return lower.linearise(evaluation.solution, theta).stratum if lower.host else None
 
 
-def _compare(probe, name, direction, step, rtol) -> Comparison:
-    slope = float(tree.dot(probe.here.gradient, direction))
-    size = float(np.sqrt(tree.dot(_masked(probe.theta, direction), _masked(probe.theta, direction)))) or 1.0
-    h = step * size / float(tree.norm(direction))
+class _Line:
+    """F along a line through theta, every point evaluated once."""
+
+    def __init__(self, probe: _Probe, name: str, direction):
+        self.probe, self.name, self.direction = probe, name, direction
+        self.slope = float(tree.dot(probe.here.gradient, direction))
+        self.size = float(np.sqrt(tree.dot(*[_masked(probe.theta, direction)] * 2))) or 1.0
+        self.unit = self.size / float(tree.norm(direction))
+        self.seen = {}
+
+    def difference(self, h: float, side: float) -> tuple[float, float, bool]:
+        """D(h), its noise, and whether its points share theta's stratum; side 0: central, +1 or -1: one-sided."""
+        if side:
+            offsets, factors = (0.0, side * h, 2 * side * h), (-1.5 * side, 2 * side, -0.5 * side)
+        else:
+            offsets, factors = (-h, h), (-0.5, 0.5)
+        for offset in offsets:
+            if offset not in self.seen:
+                self.seen[offset] = self.probe.at(self.direction, offset)
+        values, noise, same = zip(*(self.seen[offset] for offset in offsets), strict=True)
+        return float(np.dot(values, factors)) / h, max(noise) / h, all(same)
+
+    def side(self, h: float) -> float:
+        """Which differences stay within the bounds: central ones (0), those ahead (1) or behind (-1)."""
+        ahead = self.probe.inside(self.direction, h)
+        if ahead and self.probe.inside(self.direction, -h):
+            return 0.0
+        return 1.0 if ahead else -1.0
+
+
+def _compare(line: _Line, step: float, rtol: float) -> Comparison:
+    slope, size = line.slope, line.size
+    h = step * line.unit
     note = "kink within reach: the stratum changes however small the step"
     while h >= SMALLEST_STEP * size:
-        coarse, fine, noise, same = _differences(probe, direction, h)
-        if same:
+        side = line.side(h)
+        coarse, _, far = line.difference(h, side)
+        fine, noise, near = line.difference(h / 2, side)
+        if far and near:
             difference = (4 * fine - coarse) / 3
-            uncertainty = abs(fine - coarse) / 3 + 4 * noise / h
+            uncertainty = abs(fine - coarse) / 3 + 2 * noise
             scale = max(abs(slope), abs(difference))
-            if uncertainty <= max(0.1 * scale, 1e-6 * abs(probe.here.value) / size):
+            if uncertainty <= max(0.1 * scale, 1e-6 * abs(line.probe.here.value) / size):
                 agrees = abs(slope - difference) <= rtol * scale + 2 * uncertainty
-                return Comparison(name, slope, float(difference), float(uncertainty), h, bool(agrees))
+                return Comparison(line.name, slope, float(difference), float(uncertainty), h, bool(agrees))
             note = f"differences too noisy (known to {uncertainty:.1e} at h = {h:.1e}): tighten tol or raise step"
         h /= 10
-    return Comparison(name, slope, np.nan, np.inf, h, None, note)
+    return Comparison(line.name, slope, np.nan, np.inf, h, None, note)
 
 
-def _differences(probe, direction, h):
-    """D(h), D(h/2), the noise of F and whether all the points share theta's stratum; one-sided at a bound."""
-    if probe.inside(direction, -h) and probe.inside(direction, h):
-        offsets, coarse_of, fine_of = (-h, -h / 2, h / 2, h), (-0.5, 0, 0, 0.5), (0, -1.0, 1.0, 0)
-    else:
-        s = 1.0 if probe.inside(direction, h) else -1.0
-        offsets, coarse_of, fine_of = (
-            (0.0, s * h / 2, s * h, s * h * 2),
-            (-1.5 * s, 0, 2 * s, -0.5 * s),
-            (-3 * s, 4 * s, -s, 0),
-        )
-    points = [probe.at(direction, offset) for offset in offsets]
-    values = np.array([value for value, _, _ in points])
-    noise = max(noise for _, noise, _ in points)
-    return values @ coarse_of / h, values @ fine_of / h, noise, all(same for _, _, same in points)
+def _curve(line: _Line, comparison: Comparison) -> Curve:
+    steps = CURVE_STEPS * line.unit
+    found = [line.difference(h, line.side(h)) for h in steps]
+    differences, noise, same = (np.array(each) for each in zip(*found, strict=True))
+    known = np.nanmedian(np.abs(differences)) if np.isnan(comparison.difference) else abs(comparison.difference)
+    scale = max(abs(line.slope), float(known)) or 1.0
+    # Truncation from neighbours: the smallest steps at which it still stands out, where h^2 says it best.
+    gaps = np.abs(np.diff(differences))
+    clear = np.flatnonzero(same[1:] & same[:-1] & (gaps > CLEAR * noise[1:]))
+    k = clear[-1] if clear.size else None
+    truncation = np.nan if k is None else gaps[k] / (steps[k] ** 2 - steps[k + 1] ** 2) / scale
+    level = float(np.median((noise * steps)[same])) if same.any() else np.nan
+    errors = np.abs(differences - line.slope) / scale
+    return Curve(line.name, steps, differences, errors, same, float(truncation), level / scale)
 
 
-def _directions(theta, seed) -> dict:
+def directions(theta, seed) -> dict:
     """Named directions in the space of theta."""
     names, leaves = tree.paths(theta), jax.tree.leaves(theta)
     structure = jax.tree.structure(theta)

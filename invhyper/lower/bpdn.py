@@ -67,6 +67,13 @@ class BPDN(L1Regression):
             raise TypeError("BPDN with constraints has its residual in x and the multipliers: see the solution's error")
         return super().residual(x, theta)
 
+    def smoothed(self, eps):
+        if self.constrained:
+            raise TypeError(
+                "BPDN with constraints has no smoothed form: its inequalities have kinks of their own; leave them out"
+            )
+        return super().smoothed(eps)
+
     def iteration(self):
         if self.constrained:
             raise TypeError("Unrolled needs an Iteration (init, step); BPDN with constraints has none. Use Implicit.")

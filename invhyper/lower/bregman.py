@@ -16,9 +16,10 @@ from invhyper.iterations.pdhg import PDHG
 from invhyper.iterations.split_bregman import SplitBregman
 from invhyper.lower.bregman_slope import linearise
 from invhyper.lower.bregman_solve import solve
+from invhyper.lower.smoothed import SmoothedSum
 from invhyper.operators import Identity, Operator
 from invhyper.operators.operator import check_adjoint
-from invhyper.penalties import Penalty, check_switch
+from invhyper.penalties import Penalty, check_switch, smoothed
 from invhyper.problem import LowerLevel, Solution
 from invhyper.theta import call, check_theta, nearest
 
@@ -215,6 +216,21 @@ class SumOfNorms(LowerLevel):
 
     def linearise(self, solution, theta):
         return linearise(self, solution, theta)
+
+    def smoothed(self, eps) -> SmoothedSum:
+        """The same with every norm replaced by sqrt(t^2 + eps^2) - eps; Huber's norms stay as they are.
+
+        >>> import numpy as np, invhyper as ih
+        >>> lower = ih.TotalVariation(np.array([0.0, 1.0])).smoothed(1e-6)
+        >>> ih.solve(lower, {"weight": 0.25}).x.round(9).tolist()
+        [0.25, 0.75]
+        """
+        name = type(self).__name__
+        if all(smoothed(penalty, eps) is penalty for penalty in self.penalties.values()):
+            raise TypeError(f"there is nothing to smooth in {name}: Huber's norm has no kink")
+        if self.box is not None:
+            raise TypeError(f"{name} with bounds has no smoothed form: they have kinks of their own; leave them out")
+        return SmoothedSum(self, eps)
 
 
 def image_data(name: str, y):

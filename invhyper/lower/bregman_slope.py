@@ -48,7 +48,7 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         return found.system.solve(rhs[:m], rhs[m:]) / unit
 
     def force(dtheta):
-        return _pushed(lower, theta, dtheta, found.z, shape)
+        return pushed(lower, theta, dtheta, found.z, shape)
 
     def degenerate(tolerance, thorough=False):
         moved = force if moves else None
@@ -66,7 +66,7 @@ def linearise(lower, solution: Solution, theta) -> Linearisation:
         along = kept * (np.bincount(model.group, along, kept.size) if model.curved else along)
         gradient = {key: np.zeros(np.shape(value)) for key, value in theta.items()} if moves else {}
         if moves:
-            gradient = _pulled(lower, theta, q, found.z, shape)
+            gradient = pulled(lower, theta, q, found.z, shape)
         first = 0
         for (key, penalty), count in zip(lower.penalties.items(), structure.groups, strict=True):
             own = penalty.gather(along[first : first + count].reshape(penalty.shape), np.shape(theta[key]))
@@ -137,13 +137,13 @@ def _reduced_force(lower, z):
     return force
 
 
-def _pulled(lower, theta, q, z, shape):
+def pulled(lower, theta, q, z, shape):
     force = _reduced_force(lower, jnp.asarray(z.reshape(shape)))
     _, back = jax.vjp(force, jax.tree.map(jnp.asarray, theta))
     return jax.tree.map(np.asarray, back(jnp.asarray(q.reshape(shape)))[0])
 
 
-def _pushed(lower, theta, dtheta, z, shape):
+def pushed(lower, theta, dtheta, z, shape):
     force = _reduced_force(lower, jnp.asarray(z.reshape(shape)))
     primal, tangent = (jax.tree.map(jnp.asarray, tree) for tree in (theta, dtheta))
     return np.asarray(jax.jvp(force, (primal,), (tangent,))[1]).ravel()

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from invhyper.lower.bregman import SumOfNorms, nonnegative_box
 from invhyper.operators import Operator
-from invhyper.penalties import L1, Penalty
+from invhyper.penalties import L1, Penalty, Smoothed
 from invhyper.problem import Iteration
 
 
@@ -77,6 +77,11 @@ class Composite(SumOfNorms):
             if not isinstance(term, Penalty):
                 kind = type(term).__name__
                 raise TypeError(f"Composite term {name!r} is a {kind}: TV(), L1(operator) or Huber(operator) is wanted")
+            if isinstance(term, Smoothed):
+                raise TypeError(
+                    f"Composite term {name!r} is smoothed: give the norm itself, TV() or L1(operator), and smooth the "
+                    "whole by Composite(...).smoothed(eps)"
+                )
         positive = nonnegative_box("Composite", nonnegative)
         if positive is not None and box is not None:
             raise ValueError("Composite was given nonnegative=True and a box: put the zero into the box")

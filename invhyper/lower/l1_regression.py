@@ -12,6 +12,7 @@ from invhyper.iterations.proximal import ProximalGradient, soft_threshold
 from invhyper.linear_solvers import largest_eigenvalue
 from invhyper.lower import l1_kinks
 from invhyper.lower.data import host_matrix, host_vector, host_weight
+from invhyper.lower.smoothed import SmoothedRegression
 from invhyper.operators.design import Design
 from invhyper.operators.sparse import Sparse
 from invhyper.problem import Linearisation, LowerLevel, NotConverged, Solution
@@ -127,6 +128,16 @@ class L1Regression(LowerLevel):
             return jnp.append(inner, x[-1]) if self.intercept else inner
 
         return ProximalGradient(gradient, prox, start, step)
+
+    def smoothed(self, eps) -> SmoothedRegression:
+        """The same with |s_j x_j| replaced by sqrt(s_j^2 x_j^2 + eps^2) - eps.
+
+        >>> import numpy as np, invhyper as ih
+        >>> lower = ih.ElasticNet(np.eye(1), np.array([2.0])).smoothed(3.0)
+        >>> float(ih.solve(lower, {"l1": 1.0, "l2": 0.0}).x[0].round(6))
+        1.542691
+        """
+        return SmoothedRegression(self, eps)
 
     def _traced_A(self):
         return self.A if isinstance(self.A, Sparse) else jnp.asarray(self.A)
