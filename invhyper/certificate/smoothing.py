@@ -89,6 +89,7 @@ def smoothing_path(
         found.append(warm)
     gradients = jax.tree.map(lambda *leaves: np.stack(leaves), *(each.gradient for each in found))
     limit, order = _limit(eps, [each.gradient for each in found])
+    # `certificate.one_sided` is such a function.
     at_kink = sides is not None and exact.certificate.kink
     slopes = _slopes(problem, theta, limit, sides) if at_kink else None
     verdict = _verdict(found, limit, order, exact, slopes)
