@@ -212,6 +212,18 @@ def test_at_the_simplest_kink_the_limit_is_known():
     assert path.sides is None and "the limit is neither of them" in path.verdict
 
 
+def test_the_kink_of_the_diabetes_data():
+    """Slopes 0.365280 and -0.193560 in alpha. Others stand at zero: the limit is reached like eps^(1/3)."""
+    problem, n, _ = zoo.diabetes_lasso()
+    sides = SimpleNamespace(left=0.365280 / n, right=-0.193560 / n)
+    theta = {"weight": n * 0.04882226864888}
+    path = smoothing_path(problem, theta, [1e-7, 1e-8, 1e-9], sides=lambda *_: sides)
+    assert path.exact.certificate.kink
+    assert n * path.limit["weight"] == pytest.approx((0.365280 - 2 * 0.193560) / 3, abs=3e-6)
+    assert path.order == pytest.approx(1 / 3, abs=0.01)
+    assert "lies between the slope on the left, 0.00165285, and on the right, -0.000875837" in path.verdict
+
+
 def test_three_variables_two_weights():
     problem, theta = triple()
     path = smoothing_path(problem, theta, [1e-6, 1e-7, 1e-8], sides=one_sided_of_triple)
