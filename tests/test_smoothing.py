@@ -214,6 +214,17 @@ def test_at_the_simplest_kink_the_limit_is_known():
     assert path.sides["weight"][:2] == (-1.0, 0.0) and "between the slope on the left, -1" in path.verdict
 
 
+def test_the_kink_of_the_diabetes_data():
+    """Slopes 0.365280 and -0.193560 in alpha. Others stand at zero: the limit is reached like eps^(1/3)."""
+    problem, n, _ = zoo.diabetes_lasso()
+    theta = {"weight": n * 0.04882226864888}
+    path = smoothing_path(problem, theta, [1e-7, 1e-8, 1e-9])
+    assert path.exact.certificate.kink
+    assert n * path.limit["weight"] == pytest.approx((0.365280 - 2 * 0.193560) / 3, abs=3e-6)
+    assert path.order == pytest.approx(1 / 3, abs=0.01)
+    assert "lies between the slope on the left, 0.00165285, and on the right, -0.000875839" in path.verdict
+
+
 def test_three_variables_two_weights():
     problem, theta = triple()
     path = smoothing_path(problem, theta, [1e-6, 1e-7, 1e-8])

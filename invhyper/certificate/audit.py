@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
+from scipy.sparse.linalg import ArpackNoConvergence
 
 from invhyper import tree
 from invhyper.bilevel import Bilevel
@@ -73,7 +74,7 @@ class Audit:
     """The comparisons of an audit; `passed` if none disagrees and at least one agrees; `verdict` in words.
 
     `rtol`: what was asked; `certificate`: of the hypergradient at theta; `curves`: one for each comparison, if asked
-    for; `spectrum`: the eigenvalues of A there, if asked for (None: not, or a run, which has no A).
+    for; `spectrum`: the eigenvalues of A there, if asked for (None: not; or a run, which has no A; or not found).
     """
 
     comparisons: tuple[Comparison, ...]
@@ -157,9 +158,8 @@ def audit(
     lines = [_Line(probe, name, direction) for name, direction in directions(theta, seed).items()]
     comparisons = tuple(_compare(line, step, rtol) for line in lines)
     curves = tuple(map(_curve, lines, comparisons)) if curve else ()
-    eigenvalues = None
-    if spectrum and not getattr(hypergradient, "of_a_run", False):
-        eigenvalues = spectrum_at(problem, theta, solution=here.solution)
+    is_run = getattr(hypergradient, "of_a_run", False)
+    eigenvalues = _eigenvalues(problem, theta, here) if spectrum and not is_run else None
     wrong = [c for c in comparisons if c.agrees is False]
     undecided = [c for c in comparisons if c.agrees is None]
     right = len(comparisons) - len(wrong) - len(undecided)
@@ -172,6 +172,13 @@ def audit(
     if undecided:
         said += f"; {len(undecided)} undecided ({undecided[0].direction}: {undecided[0].note})"
     return Audit(comparisons, not wrong and right > 0, said, rtol, here.certificate, curves, eigenvalues)
+
+
+def _eigenvalues(problem, theta, here) -> Spectrum | None:
+    try:
+        return spectrum_at(problem, theta, solution=here.solution)
+    except ArpackNoConvergence:
+        return None
 
 
 class _Probe:

@@ -56,8 +56,9 @@ def smoothing_path(
         x_eps(theta) = argmin_x  f(x, theta) + sum_g w_g (sqrt(|(D x)_g|^2 + eps^2) - eps),   grad F_eps for falling eps
 
     Off kinks grad F_eps tends to the exact hypergradient, like eps or faster. At a kink F has two slopes and F_eps has
-    one: it tends to a value of its own, like eps^(2/3), which lies between the two if a single coefficient (or group)
-    stands there: a third of the way from the side where it is zero. If several do, it may also lie outside.
+    one: it tends to a value of its own, which lies between the two if a single coefficient (or group) stands there: a
+    third of the way from the side where it is zero. If several do, it may also lie outside. It gets there like
+    eps^(2/3), or eps^(1/3) where it shares its data with other coefficients at zero, which eps moves a little.
 
     **Arguments**: `problem`: its lower level is an `ElasticNet`, a `BPDN` without constraints, one of the TV family
     without bounds, or a `Together` of these (`KFold`). `eps` falls, in the units of what the norms are taken of; each
