@@ -35,7 +35,8 @@ class Step:
 
     `theta` and `gradient` are natural scale; `gradient_norm` is the norm of the projected gradient on the search scale;
     `tol` is what the lower level was asked for, the residuals and the `margin` are what was reached; `solves` counts
-    lower-level solves and `seconds` time, both since the start.
+    lower-level solves, `work` the steps that they took (`Solution.steps`; of a solve that failed they are not known)
+    and `seconds` time, all since the start.
     """
 
     k: int
@@ -50,6 +51,7 @@ class Step:
     kink: bool
     solves: int
     seconds: float
+    work: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""LBFGSB, Adam and Descent: known optima, bounds, kinks, and a lower level as inexact as it is allowed to be."""
+"""LBFGSB, Adam and Descent: known optima, bounds and kinks. What is special to Descent is in test_descent.py."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,40 +76,6 @@ def test_adam_takes_the_published_first_step():
     report = ih.tune(*bowl(), search=ih.Adam(rate=0.01, steps=2))
     moved = report.history[1].theta["t"] - report.history[0].theta["t"]
     np.testing.assert_allclose(moved, [-0.01, 0.01, -0.01, 0.01], rtol=1e-6)
-
-
-def test_descent_asks_for_more_accuracy_as_it_goes():
-    report = ih.tune(*bowl(), search=ih.Descent(first=1e-1, decay=0.3), lower_tol=1e-9)
-    asked = [step.tol for step in report.history]
-    assert asked[0] == 1e-1 and asked == sorted(asked, reverse=True) and asked[-1] == 1e-9
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_descent_finds_the_optimum_with_a_lower_level_as_inexact_as_allowed(seed):
-    """Every solution misses by tol |t| in a new direction: early values mislead, the end does not."""
-    problem, parameters = bowl(sloppy=1.0, calls=[0.0] * seed)
-    report = ih.tune(problem, parameters, search=ih.Descent(), lower_tol=1e-9)
-    np.testing.assert_allclose(report.theta["t"], OPTIMUM, atol=1e-4)
-    assert report.certificate.lower_residual <= 1e-9, "the point returned is one that was solved tightly"
-
-
-def test_descent_never_returns_a_loose_value_that_only_looks_good():
-    """The budget ends the run early: the best is the best of the tightest kind there is, and says its tolerance."""
-    problem, parameters = bowl(sloppy=1.0, calls=[])
-    report = ih.tune(problem, parameters, search=ih.Descent(steps=6), lower_tol=1e-9)
-    assert report.message.startswith("Descent took its 6 steps")
-    assert report.history[-1].tol == 1e-9 and report.value == report.history[-1].value
-
-
-def test_descent_solves_again_where_the_error_estimate_is_a_large_part_of_the_gradient():
-    A, labels, held, held_labels = zoo.breast_cancer()
-    problem = ih.Bilevel(ih.Logistic(A, labels), ih.HeldOut(held, held_labels))
-    parameters = ih.Parameters(l2=ih.log(1e-1, 1e-6, 1e1))
-    report = ih.tune(problem, parameters, ih.Implicit(estimate=True), ih.Descent(first=0.5, decay=0.9))
-    pairs = list(zip(report.history, report.history[1:], strict=False))
-    again = [(a, b) for a, b in pairs if np.array_equal(a.theta["l2"], b.theta["l2"])]
-    assert again and all(b.tol < a.tol for a, b in again)
-    assert float(report.theta["l2"]) == pytest.approx(0.0060869560, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["ElasticNet"])

@@ -140,6 +140,7 @@ def test_steps_tell_theta_value_gradient_and_costs():
     assert float(step.gradient["t"]) == pytest.approx(4.0)
     assert step.gradient_norm == pytest.approx(np.log(4.0) - np.log(1e-3)), "cut at the distance to the bound"
     assert 0 < step.seconds < report.history[1].seconds
+    assert [step.work for step in report.history] == [1, 2], "one lower-level step a solve"
 
 
 def test_evaluations_start_from_the_nearest_one_kept():
@@ -174,7 +175,7 @@ def test_evaluations_start_from_the_nearest_one_kept():
         (lambda p: ih.LBFGSB(memory=0), "LBFGSB memory = 0"),
         (lambda p: ih.Bracket(grid=1), "Bracket grid = 1"),
         (lambda p: ih.Adam(rate=-1.0), "Adam rate = -1.0"),
-        (lambda p: ih.Descent(decay=1.0), "Descent decay = 1.0"),
+        (lambda p: ih.Descent(first=1.0), "Descent first = 1.0"),
     ],
 )
 def test_bad_input_gets_a_sentence(call, words):

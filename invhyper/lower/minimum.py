@@ -22,6 +22,7 @@ from invhyper.problem import ABOVE_TOLERANCE, CONVERGED, INDEFINITE, NOT_FINITE,
 
 POLISH_BELOW = 1e-6  # a tolerance from here down is taken as "exact": Newton goes on until rounding stops it
 DESCENT_DROP = 1e-2  # where L-BFGS hands over to Newton: the relative change of x and of the value
+NEAR = 0.3  # the error of a start from which Newton is tried first
 NEWTON_STEPS = 12
 EXACT = 1e-13
 TINY = 1e-300
@@ -156,19 +157,28 @@ def _minimise(lower, x, unravel, theta, tol) -> _Found:
 
         def go(carry):
             found, count, falling = carry
-            return falling & (found.error > target) & (count < NEWTON_STEPS)
+            # One step at least: what it takes, the factor, the adjoint needs as well.
+            wanted = jnp.where(count == 0, EXACT, target)
+            return falling & (found.error > wanted) & (count < NEWTON_STEPS)
 
         return jax.lax.while_loop(go, step, (found, 0, found.convex))[0]
 
     def outer(found):
         before, value = jnp.linalg.norm(found.slope), found.value
-        x, steps = _descend(value_at, found.x, _spread(found), found.drop, lower.max_steps)
+        # A warm start is often in Newton's region already, where L-BFGS would take more steps, or stir in the rounding.
+        near = (found.drop == DESCENT_DROP) & found.convex & (found.error <= NEAR)
+
+        def descended():
+            return _descend(value_at, found.x, _spread(found), found.drop, lower.max_steps)
+
+        x, steps = jax.lax.cond(near, lambda: (found.x, jnp.zeros_like(found.steps)), descended)
         found = newton(scaled(at(x, found, steps=found.steps + steps)))
-        moving = (jnp.linalg.norm(found.slope) < before) | (found.value < value)
+        moving = near | (jnp.linalg.norm(found.slope) < before) | (found.value < value)
         return found._replace(moving=moving, drop=jnp.maximum(1e-2 * found.drop, 1e-13))
 
     def unfinished(found):
-        return (found.drop == DESCENT_DROP) | ((found.error > tol) & found.moving & (found.steps < lower.max_steps))
+        begun = (found.drop < DESCENT_DROP) | (found.convex & (found.error <= EXACT))
+        return ~begun | ((found.error > tol) & found.moving & (found.steps < lower.max_steps))
 
     x = jax.lax.stop_gradient(x)
     factor, convex = _curvature(lower, unravel(x), theta)

@@ -96,7 +96,7 @@ class Objective:
         self.best_evaluation: Evaluation | None = None
         self._last: tuple[Point, Evaluation] | None = None
         self.scale = 0.0
-        self.solves = 0
+        self.solves = self.work = 0
         self._began = time.perf_counter()
 
     @property
@@ -134,8 +134,11 @@ class Objective:
 
     def gradient_norm(self, point: Point) -> float:
         """Euclidean norm of dF/du, each entry cut at the distance to the bound it points to."""
-        step = np.clip(point.u - point.slope, self.lower, self.upper) - point.u
-        return _norm(step)
+        return _norm(self.projected_step(point))
+
+    def projected_step(self, point: Point) -> Vector:
+        """P(u - dF/du) - u, P onto the bounds: minus the slope where they leave room for it."""
+        return np.clip(point.u - point.slope, self.lower, self.upper) - point.u
 
     def downhill(self, point: Point) -> Vector:
         """-dF/du, without the entries that stand at the bound they point to."""
@@ -169,6 +172,7 @@ class Objective:
 
     def _record(self, point: Point, evaluation: Evaluation):
         certificate = point.certificate
+        self.work += int(evaluation.solution.steps)
         step = Step(
             k=len(self.history),
             theta=point.theta,
@@ -182,6 +186,7 @@ class Objective:
             kink=bool(certificate.kink),
             solves=self.solves,
             seconds=self.seconds,
+            work=self.work,
         )
         if self._last is None:
             self.scale = max(abs(point.value), _norm(point.slope))
