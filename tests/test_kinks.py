@@ -64,6 +64,27 @@ def test_a_search_steps_off_a_local_maximum(search):
     assert report.history[0].kink and report.value < report.history[0].value - 1e-3
 
 
+@pytest.mark.parametrize("start", [0.05, 2.2])
+@pytest.mark.parametrize("search", [ih.Bracket(), ih.LBFGSB(), ih.Adam(), ih.Descent()])
+def test_a_search_stops_at_a_kink_in_words(search, start):
+    """x = (3 - w, (1 - w)+), truth (2.3, -0.8): slopes -0.5 and 0.3 at w = 1."""
+    problem = ih.Bilevel(ih.BPDN(np.eye(2), np.array([3.0, 1.0])), ih.Truth(np.array([2.3, -0.8])))
+    report = ih.tune(problem, ih.Parameters(weight=ih.log(start, 1e-2, 2.9)), search=search)
+    assert report.message == "stopped at a kink: left slope -0.5, right slope 0.3: this is a local minimum"
+    assert abs(report.theta["weight"] - 1.0) <= 1e-8 and report.certificate.kink
+    assert report.history[-1].solves <= 30
+
+
+@pytest.mark.parametrize("search", [ih.LBFGSB(), ih.Descent()])
+def test_a_kink_of_several_hyperparameters(search):
+    """The same with a weight for each coefficient that share theta: F falls to the kink w = 1 of both and along it."""
+    problem = ih.Bilevel(ih.ElasticNet(np.eye(2), np.array([3.0, 1.0])), ih.Truth(np.array([2.3, -0.8])))
+    scales = ih.Parameters(l1=ih.log(0.3, 1e-2, 2.9), l2=ih.log(0.5, 1e-3, 1e2))
+    report = ih.tune(problem, scales, search=search)
+    assert report.message.startswith("stopped at a kink: left slope -") and "minimum along it" in report.message
+    assert abs(report.theta["l1"] - 1.0) <= 1e-8 and report.theta["l2"] <= 1.001e-3
+
+
 @pytest.mark.parametrize("seed", [None, *range(20)])
 def test_next_kinks_are_the_knots_of_the_lasso_path(seed):
     """Followed from kink to kink, from weight_max down, each from the one before alone."""

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 
 from invhyper.search import kinks
-from invhyper.search.objective import Ended, Failed, Objective, Point, Search
+from invhyper.search.objective import Ended, Failed, Objective, Search
 
 
 class Adam(Search):
@@ -56,7 +56,7 @@ class Adam(Search):
             update, state = rule.update(point.slope, state, point.u)
             before = point
             point, failed = self._backing_off(objective, point.u, point.u + np.asarray(update))
-            said = kinks.stop(objective) if point.u.size == 1 and _jumped(before, point) else None
+            said = kinks.stop(objective) if point.u.size == 1 and kinks.jumped(before, point) else None
             if said is not None:
                 return said
             if failed:
@@ -78,9 +78,3 @@ class Adam(Search):
             except Failed as failure:
                 reason, u = failure, 0.5 * (good + u)
         raise Ended(f"the lower level failed {self.failures} times in a row: {reason}") from reason
-
-
-def _jumped(before: Point, after: Point) -> bool:
-    """Whether the slope changed its sign without shrinking, as it does across a kink."""
-    a, b = float(before.slope[0]), float(after.slope[0])
-    return a * b < 0 and 0.1 * abs(a) < abs(b) < 10 * abs(a)

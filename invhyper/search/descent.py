@@ -4,12 +4,15 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from invhyper.search import kinks
+from invhyper.search.bundle import bundle
 from invhyper.search.objective import Ended, Failed, Objective, Point, Search
 
 SUFFICIENT = 1e-4
 TRUSTED, AIM = 0.3, 0.05  # the error of a slope over its size: at most, and what the next tolerance is meant to give
 TIGHTER, RELAXED = 0.1, 2.0
 ROUNDING = 1e-15
+BUNDLE = 25  # steps that take the slopes around a kink of several hyperparameters together
 
 
 class Descent(Search):
@@ -33,7 +36,11 @@ class Descent(Search):
     **Arguments**: `first`: the first tolerance and the loosest; `steps`: evaluations; `memory`: 1 for a descent that
     never shifts; `failures`: lower-level failures in a row before it gives up, each of which halves the step.
 
-    It ends when the projected gradient is within tol at `lower_tol`, or when no step decreases F (a kink).
+    Where the slope jumps and the strata of the lower level foretell a kink on the way, F is taken at the kink, with its
+    slopes to both sides: it ends there if F rises to both (of several hyperparameters after bundle steps that take the
+    slopes nearby together, see `LBFGSB`), else it steps across.
+
+    It ends when the projected gradient is within tol at `lower_tol`, at a kink, or when no step decreases F.
 
     >>> import numpy as np, invhyper as ih
     >>> problem = ih.Bilevel(ih.Ridge(np.eye(2), np.ones(2)), ih.Truth(np.full(2, 0.8)))
@@ -81,12 +88,38 @@ class Descent(Search):
                 length *= 0.5
                 continue
             failed, point = 0, recent[-1]
+            kink = self._kink_between(objective, point, trial) if kinks.jumped(point, trial) else None
             if errors.decrease(recent, trial)[0] > 0:
-                length, point = _next_length(errors, point, trial, length), trial
+                length, point, before = _next_length(errors, point, trial, length), trial, point
                 recent = [*recent, trial][-self.memory :]
             else:
-                length *= _shortening(point, trial)
+                length, before = length * _shortening(point, trial), trial
+            if kink is not None and kink.value <= min(point.value, before.value):
+                said = self._minimum_at(objective, [before, point, kink])
+                if said is not None:
+                    return said
+                point, recent = kink, [kink]
         return self._spent(objective)
+
+    def _kink_between(self, objective: Objective, point: Point, trial: Point) -> Point | None:
+        """The kink that the slope jumps at on the way from a point to a trial, as seen from there; None if none is."""
+        if trial.certificate.kink:
+            return trial
+        u = kinks.ahead(objective, trial, point.u - trial.u)
+        if u is None or not np.linalg.norm(u - trial.u) < np.linalg.norm(trial.u - point.u):
+            return None
+        return objective(u)
+
+    def _minimum_at(self, objective: Objective, points: list[Point]) -> str | None:
+        """The sentence that says that the last of some points, a kink, is a minimum; None if F falls beyond it."""
+        kink = points[-1]
+        found = kinks.sides(objective, kink, points[0].u - points[1].u) if kink.certificate.kink else None
+        if found is None or not found.minimum:
+            return None
+        said = bundle(objective, points, BUNDLE) if kink.u.size > 1 else None
+        if said is not None and objective.stationary(objective.best):
+            return said
+        return kinks.stop(objective) or said
 
     def _told_apart(self, errors: "Errors", recent: list[Point], trial: Point) -> tuple[list[Point], Point]:
         """The last of `recent` and the trial, solved again as often as it takes to know which is lower, and to trust
@@ -109,6 +142,9 @@ class Descent(Search):
     def _stopped(self, objective: Objective, point: Point, done: bool) -> str:
         if done:
             return objective.stationary_sentence(point)
+        said = kinks.stop(objective)
+        if said is not None:
+            return said
         size = objective.gradient_norm(point)
         return f"no gradient step decreases F further (a kink?): projected gradient {size:.1e} on the search scale"
 

@@ -47,6 +47,12 @@ def sides(objective: Objective, point: Point, d: Vector) -> OneSided | None:
         return None
 
 
+def jumped(point: Point, trial: Point) -> bool:
+    """Whether F rises at the trial away from the point, no less than a tenth as fast as it fell at the point."""
+    moved = trial.u - point.u
+    return float(trial.slope @ moved) > -0.1 * float(point.slope @ moved) > 0
+
+
 def stop(objective: Objective) -> str | None:
     """The sentence that says that F has a minimum at the kink down the slope of the best point; None if it has not.
 

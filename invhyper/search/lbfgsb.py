@@ -58,6 +58,10 @@ class LBFGSB(Search):
                 return _wall(u, objective.best)
             in_a_row = 0
             points.append(point)
+            if point.u.size == 1 and len(points) > 1 and kinks.jumped(points[-2], point):
+                said = kinks.stop(objective)
+                if said is not None:
+                    raise Ended(said)
             if point.value <= objective.best.value and objective.stationary(point):  # not on a plateau above the best
                 raise Ended(objective.stationary_sentence(point))
             return point.value, point.slope
@@ -80,9 +84,6 @@ class LBFGSB(Search):
                 },
             )
             before = objective.best.value
-            said = kinks.stop(objective) if objective.start.size == 1 else None
-            if said is not None:
-                return said
             said = bundle(objective, points, self.bundle)
             u = objective.best.u
             if objective.stationary(objective.best) or before - objective.best.value <= objective.tol * abs(before):
