@@ -155,14 +155,8 @@ class _Line:
         found = kinks.sides(self.objective, point, np.ones(1)) if point.certificate.kink else None
         known = found is not None and np.isfinite(found.left) and np.isfinite(found.right)
         self.slopes.insert(at, (found.left, found.right) if known else (point.slope[0], point.slope[0]))
-        self.around.insert(at, self.neighbours(point) if self.narrowing else (np.nan, np.nan))
+        self.around.insert(at, kinks.around(self.objective, point) if self.narrowing else (np.nan, np.nan))
         return point
-
-    def neighbours(self, point: Point) -> tuple[float, float]:
-        """Where the next kinks stand; NaN: not known, or none within the bounds."""
-        found = (kinks.ahead(self.objective, point, np.array([side])) for side in (-1.0, 1.0))
-        left, right = (np.nan if u is None else float(u[0]) for u in found)
-        return left, right
 
     def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """u, F, and the slopes to the left and to the right."""

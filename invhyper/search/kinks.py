@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from invhyper.certificate.interval import interval
+from invhyper.certificate.interval import Interval, interval
 from invhyper.certificate.one_sided import OneSided, one_sided
 from invhyper.parameters import Vector
 from invhyper.search.objective import Ended, Failed, Objective, Point
@@ -19,20 +19,18 @@ def ahead(objective: Objective, point: Point, d: Vector) -> Vector | None:
 
     None where no strata are known, where none changes on the way, and beyond the bounds of the search.
     """
-    evaluation = objective.evaluation(point)
-    dtheta = _natural(objective, point, d)
-    if evaluation is None or dtheta is None or not objective.problem.lower.host:
-        return None
-    try:
-        found = interval(objective.problem, point.theta, dtheta, evaluation=evaluation)
-    except (TypeError, ValueError):  # no strata, or a vertex of too many of them
-        return None
-    if found.limited_to or not 0 < found.above < np.inf or "bound" in found.at_upper:
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        u = objective.parameters.search(found.upper)
-    inside = np.all(np.isfinite(u)) and np.all(u >= objective.lower) and np.all(u <= objective.upper)
-    return u if inside else None
+    found = _interval(objective, point, d)
+    return None if found is None else _end(objective, found.above, found.upper, found.at_upper)
+
+
+def around(objective: Objective, point: Point) -> tuple[float, float]:
+    """Of one hyperparameter: where the next kinks stand on both sides of a point; NaN for `ahead`'s None."""
+    found = _interval(objective, point, np.ones(1))
+    if found is None:
+        return np.nan, np.nan
+    ends = (-found.below, found.lower, found.at_lower), (found.above, found.upper, found.at_upper)
+    left, right = (_end(objective, *each) for each in ends)
+    return np.nan if left is None else float(left[0]), np.nan if right is None else float(right[0])
 
 
 def sides(objective: Objective, point: Point, d: Vector) -> OneSided | None:
@@ -91,6 +89,29 @@ def stopped(objective: Objective, point: Point, left: float, right: float) -> st
     stretch = float(objective.parameters.pull(point.u, _ones(point))[0])
     left, right = (left / stretch, right / stretch) if stretch > 0 else (right / stretch, left / stretch)
     return f"stopped at a kink: left slope {left:.6g}, right slope {right:.6g}: this is a local minimum"
+
+
+def _interval(objective: Objective, point: Point, d: Vector) -> Interval | None:
+    """The interval of the strata of a point, while its evaluation is held; None where it is not known."""
+    evaluation = objective.evaluation(point)
+    dtheta = _natural(objective, point, d)
+    if evaluation is None or dtheta is None or not objective.problem.lower.host:
+        return None
+    try:
+        found = interval(objective.problem, point.theta, dtheta, evaluation=evaluation)
+    except (TypeError, ValueError):  # no strata, or a vertex of too many of them
+        return None
+    return None if found.limited_to else found
+
+
+def _end(objective: Objective, distance: float, theta, what: str) -> Vector | None:
+    """An end of an interval on the search scale, if it is a kink within the bounds."""
+    if not 0 < distance < np.inf or "bound" in what:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = objective.parameters.search(theta)
+    inside = np.all(np.isfinite(u)) and np.all(u >= objective.lower) and np.all(u <= objective.upper)
+    return u if inside else None
 
 
 def _natural(objective: Objective, point: Point, d: Vector):
