@@ -48,7 +48,14 @@ _ENTRIES = {
   year = {2015},
   eprint = {1412.6980}, archivePrefix = {arXiv},
 }""",
-    "Descent": """@inproceedings{pedregosa2016hyperparameter,
+    "Descent": """@misc{salehi2024adaptively,
+  title = {An adaptively inexact first-order method for bilevel optimization with application to hyperparameter
+           learning},
+  author = {Salehi, Mohammad Sadegh and Mukherjee, Subhadip and Roberts, Lindon and Ehrhardt, Matthias J.},
+  year = {2024}, eprint = {2308.10098}, archivePrefix = {arXiv}
+}
+
+@inproceedings{pedregosa2016hyperparameter,
   title = {Hyperparameter Optimization with Approximate Gradient},
   author = {Pedregosa, Fabian},
   booktitle = {Proceedings of the 33rd International Conference on Machine Learning},

@@ -108,3 +108,16 @@ def test_tolerance_is_relative_to_the_scale_of_the_terms():
     for size in (1e-6, 1e6):
         lower = ih.Smooth(lambda x, theta, size=size: size * jnp.sum((x - theta["a"]) ** 2), np.zeros(3))
         assert np.allclose(ih.solve(lower, {"a": 1.0}).x, 1.0, rtol=1e-8)
+
+
+def test_a_warm_start_in_newtons_region_takes_newton_steps_alone():
+    """L-BFGS has nothing to do there, and at the solution would stir in the rounding: at most one step is left."""
+    A, labels, _, _ = zoo.logistic_problem()
+    lower = ih.Smooth(
+        lambda x, theta: jnp.mean(jnp.logaddexp(0.0, -labels * (A @ x))) + theta["l2"] * x @ x, np.zeros(6)
+    )
+    cold = ih.solve(lower, {"l2": 0.1})
+    again = ih.solve(lower, {"l2": 0.1}, start=cold)
+    near = ih.solve(lower, {"l2": 0.11}, start=cold)
+    assert int(again.steps) <= 1 < int(near.steps) <= 4 < int(cold.steps)
+    np.testing.assert_allclose(near.x, ih.solve(lower, {"l2": 0.11}).x, rtol=1e-11)

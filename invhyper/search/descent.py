@@ -11,6 +11,7 @@ from invhyper.search.objective import Ended, Failed, Objective, Point, Search
 SUFFICIENT = 1e-4
 TRUSTED, AIM = 0.3, 0.05  # the error of a slope over its size: at most, and what the next tolerance is meant to give
 TIGHTER, RELAXED = 0.1, 2.0
+REFUSALS = 2  # steps refused in a row, after which the slope itself is looked at again
 ROUNDING = 1e-15
 BUNDLE = 25  # steps that take the slopes around a kink of several hyperparameters together
 
@@ -23,8 +24,8 @@ class Descent(Search):
     D is the decrease by the values, M - F+ with e = e_F(M) + e_F(u+), M the largest of the last `memory` values; or by
     the mean slope, 1/2 (g + g+).(u - u+) with e = 1/2 |u - u+| (e_g + e_g+), where that knows it better, as it does
     near the minimum. In between, the looser of the two points is solved again ten times more tightly; only at the run's
-    `lower_tol` does the sign of D - s decide. No step is taken from a point with e_g above 0.3 |P g|: it is solved
-    again too.
+    `lower_tol` does the sign of D - s decide. A point with e_g above 0.3 |P g| is solved again too before a step is
+    taken from it, and so is one from which two steps in a row were refused.
 
         e_F = c_F r,   e_g = the certificate's error_estimate, else c_g r,   tol+ = tol min(2, |P g| / (20 e_g))
 
@@ -69,14 +70,15 @@ class Descent(Search):
     def run(self, objective: Objective) -> str:
         errors = Errors(objective, self.first)
         point = errors.first_point()
-        length, failed, recent = _first_length(point), 0, [point]
+        length, failed, refused, recent = _first_length(point), 0, 0, [point]
         while len(objective.history) < self.steps:
             done, small = objective.stationary(point), length * np.max(np.abs(point.slope)) < 1e-12
             if (done or small) and point.tol <= objective.lower_tol:
                 return self._stopped(objective, point, done)
-            if done or small or errors.doubtful(point):
-                point = errors.solved_again(point, objective.lower_tol if done or small else errors.tol_from(point))
-                length, recent = _first_length(point) if small else length, [point]
+            if done or small or errors.doubtful(point) or (refused >= REFUSALS and point.tol > objective.lower_tol):
+                tol = objective.lower_tol if done or small else min(errors.tol_from(point), TIGHTER * point.tol)
+                point = errors.solved_again(point, tol)
+                length, refused, recent = _first_length(point) if small else length, 0, [point]
                 continue
             u = np.clip(point.u - length * point.slope, objective.lower, objective.upper)
             try:
@@ -91,14 +93,15 @@ class Descent(Search):
             kink = self._kink_between(objective, point, trial) if kinks.jumped(point, trial) else None
             if errors.decrease(recent, trial)[0] > 0:
                 length, point, before = _next_length(errors, point, trial, length), trial, point
-                recent = [*recent, trial][-self.memory :]
+                refused, recent = 0, [*recent, trial][-self.memory :]
             else:
                 length, before = length * _shortening(point, trial), trial
+                refused += 1
             if kink is not None and kink.value <= min(point.value, before.value):
                 said = self._minimum_at(objective, [before, point, kink])
                 if said is not None:
                     return said
-                point, recent = kink, [kink]
+                refused, point, recent = 0, kink, [kink]
         return self._spent(objective)
 
     def _kink_between(self, objective: Objective, point: Point, trial: Point) -> Point | None:
