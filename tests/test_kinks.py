@@ -336,6 +336,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match="not unique"):
             ih.certificate.one_sided(twice, {"weight": 1.0})
 
+    def test_a_weight_of_zero_on_a_tie(self):
+        tied = ih.Bilevel(ih.TotalVariation(np.array([0.0, 0.0, 1.0])), ih.Truth(np.zeros(3)))
+        with pytest.raises(TypeError, match="take a small positive weight"):
+            ih.certificate.one_sided(tied, {"weight": 0.0})
+
     def test_norms_of_several_entries(self):
         y = np.random.default_rng(0).random((4, 4))
         with pytest.raises(TypeError, match="norms of several"):

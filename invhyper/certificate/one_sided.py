@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from invhyper import tree
 from invhyper.bilevel import Bilevel
 from invhyper.hypergradient.adjoint import value_and_pull
-from invhyper.hypergradient.implicit import KINK
+from invhyper.hypergradient.implicit import KINK, Implicit
 from invhyper.problem import Evaluation, LowerLevel
 from invhyper.problem import solve as solve_lower
 
@@ -162,8 +162,6 @@ def _inside(lower, theta, direction) -> bool:
 
 def _smooth(problem, theta, direction, linearisation, tolerance) -> OneSided:
     """A lower level without a critical cone: one slope, unless it stands at a kink."""
-    from invhyper.hypergradient.implicit import Implicit
-
     name = type(problem.lower).__name__
     if float(linearisation.margin) < tolerance:
         raise TypeError(

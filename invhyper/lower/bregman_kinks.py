@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from invhyper.strata import flow, norms
 from invhyper.strata.critical_cone import CriticalCone, Motion, check_count, minimise_over
-from invhyper.strata.margin import MERGING_ONLY, SPLIT, conditions, unique
+from invhyper.strata.margin import MERGING_ONLY, SPLIT, UNWEIGHTED, conditions, unique, unweighted
 
 
 def critical_cone(lower, theta, found, dual, force, tolerance: float, thorough: bool) -> CriticalCone:
@@ -20,6 +20,10 @@ def critical_cone(lower, theta, found, dual, force, tolerance: float, thorough: 
         raise TypeError(
             f"{type(lower).__name__}: one-sided derivatives are known where every norm is of one number (anisotropic "
             "total variation, AnalysisL1, TGV of a signal), not for norms of several"
+        )
+    if unweighted(found):
+        raise TypeError(
+            f"{type(lower).__name__}: {UNWEIGHTED}: slopes at such a kink are not known; take a small positive weight"
         )
     here, kinds = conditions(found, dual)
     degenerate = here.values <= tolerance * here.scales

@@ -7,6 +7,7 @@ import numpy as np
 from invhyper.strata.critical_cone import Conditions
 from invhyper.strata.norms import NOISE, Polished
 
+UNWEIGHTED = "a weight of zero on a norm that is zero"
 SPLIT = "a region about to split"
 MERGING_ONLY = "merging only: the multipliers of the vanishing groups are not unique"
 # Up to this many vanishing rows their independence is looked up in the matrix itself.
@@ -78,15 +79,20 @@ def margin(polished: Polished, dual: np.ndarray) -> tuple[float, str]:
     """The smallest of the conditions. A weight of zero where its norm is zero is a kink: the slope is that towards
     positive weights of norms that are not zero.
     """
-    model = polished.model
-    size = float(np.abs(polished.z).max()) or 1.0
-    norm = model.present & (model.delta == 0)
-    if (norm & (model.weight == 0) & (model.norms(model.D @ polished.z) <= NOISE * size)).any():
-        return 0.0, "a weight of zero on a norm that is zero"
+    if unweighted(polished):
+        return 0.0, UNWEIGHTED
     nearest, what = conditions(polished, dual)[0].margin()
     if unique(polished):
         return nearest, what
     return nearest, f"{what or 'none found'}; {MERGING_ONLY}"
+
+
+def unweighted(polished: Polished) -> bool:
+    """Whether a norm with a weight of zero is zero."""
+    model = polished.model
+    size = float(np.abs(polished.z).max()) or 1.0
+    norm = model.present & (model.delta == 0) & (model.weight == 0)
+    return bool((norm & (model.norms(model.D @ polished.z) <= NOISE * size)).any())
 
 
 def unique(polished: Polished) -> bool:
